@@ -1,0 +1,1 @@
+"""Gates, linear recurrence and output of a layer in one pass; start reading at `op.py`."""

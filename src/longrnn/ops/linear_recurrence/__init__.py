@@ -1,0 +1,1 @@
+"""The elementwise linear recurrence; start reading at `op.py`."""
