@@ -73,7 +73,159 @@ def gated_recurrence(
         or initial_state.requires_grad
         or (highway is not None and highway.requires_grad)
     )
+    if not _has_kernel(gates.device):
+        output, _, last = gated_recurrence_plain(
+            gates, highway, initial_state, lengths, cu_seqlens, cell, dim, reverse
+        )
+        return output, last
     output, _, last = torch.ops.longrnn.gated_recurrence(
         gates, highway, initial_state, lengths, cu_seqlens, cell, dim, reverse, keep
     )
     return output, last
+
+
+torch.library.define(
+    "longrnn::gated_recurrence",
+    "(Tensor gates, Tensor? highway, Tensor initial_state, Tensor? lengths, Tensor? cu_seqlens, "
+    "str cell, int dim, bool reverse, bool keep_states) -> (Tensor, Tensor, Tensor)",
+)
+torch.library.define(
+    "longrnn::gated_recurrence_backward",
+    "(Tensor? grad_output, Tensor? grad_final, Tensor gates, Tensor? highway, "
+    "Tensor initial_state, Tensor? lengths, Tensor? cu_seqlens, Tensor output, Tensor states, "
+    "str cell, int dim, bool reverse) -> (Tensor, Tensor, Tensor)",
+)
+
+
+def _has_kernel(device: torch.device) -> bool:
+    return device.type in ("cuda", "meta") or (device.type == "cpu" and _native.available())
+
+
+def stores_states(cell: str) -> bool:
+    """Whether the backward needs states that the output does not hold."""
+    return CELLS[cell].output is not None
+
+
+def _allocate(gates: Tensor, initial_state: Tensor, cell: str, keep: bool) -> tuple[Tensor, ...]:
+    """Fresh output, states (empty where the output holds them or nobody asks) and final state."""
+    n = gates.shape[-1] // CELLS[cell].gates
+    output = gates.new_empty((*gates.shape[:-1], n))
+    states = torch.empty_like(output) if keep and stores_states(cell) else gates.new_empty(0)
+    return output, states, initial_state.new_empty(initial_state.shape)
+
+
+def _differentiate_plain(
+    inputs: list[Tensor],
+    grad_output: Tensor | None,
+    grad_final: Tensor | None,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    options: tuple[Any, ...],
+    *,
+    create_graph: bool,
+) -> tuple[Tensor, ...]:
+    """Gradients of the plain form with respect to `inputs`: gates, highway if any, initial state."""
+    highway = inputs[1] if len(inputs) == 3 else None
+    with torch.enable_grad():
+        output, _, last = gated_recurrence_plain(
+            inputs[0], highway, inputs[-1], lengths, cu_seqlens, *options
+        )
+        pairs = [(y, g) for y, g in ((output, grad_output), (last, grad_final)) if g is not None]
+        return torch.autograd.grad(
+            [y for y, _ in pairs],
+            inputs,
+            [g for _, g in pairs],
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+
+
+@torch.library.register_fake("longrnn::gated_recurrence")
+def _forward_fake(
+    gates: Tensor,
+    highway: Tensor | None,
+    initial_state: Tensor,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    cell: str,
+    dim: int,
+    reverse: bool,
+    keep: bool,
+) -> tuple[Tensor, ...]:
+    return _allocate(gates, initial_state, cell, keep)
+
+
+@torch.library.register_fake("longrnn::gated_recurrence_backward")
+def _backward_fake(
+    grad_output: Tensor | None,
+    grad_final: Tensor | None,
+    gates: Tensor,
+    highway: Tensor | None,
+    initial_state: Tensor,
+    *_: Any,
+) -> tuple[Tensor, ...]:
+    grad_highway = gates.new_empty(0) if highway is None else highway.new_empty(highway.shape)
+    return gates.new_empty(gates.shape), grad_highway, initial_state.new_empty(initial_state.shape)
+
+
+def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.cell, ctx.dim, ctx.reverse, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output[:2])
+
+
+def _differentiate_forward(
+    ctx: Any, grad_output: Tensor | None, _: Tensor | None, grad_final: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    grads = torch.ops.longrnn.gated_recurrence_backward(
+        grad_output, grad_final, *saved, ctx.cell, ctx.dim, ctx.reverse
+    )
+    grad_highway = None if saved[1] is None else grads[1]
+    return grads[0], grad_highway, grads[2], *(None,) * 6
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, _, _, cell, dim, reverse = inputs
+    ctx.options = (cell, dim, reverse)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The second derivative, taken through the plain form."""
+    grad_output, grad_final, gates, highway, initial_state, lengths, cu_seqlens = ctx.saved_tensors
+    inputs = [x for x in (gates, highway, initial_state) if x is not None]
+    with torch.enable_grad():
+        # Fresh aliases, so that a gradient can be asked for each of them whatever their history.
+        inputs = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        incoming = [
+            g if g is None or g.requires_grad else g.detach().requires_grad_()
+            for g in (grad_output, grad_final)
+        ]
+        firsts = _differentiate_plain(
+            inputs, *incoming, lengths, cu_seqlens, ctx.options, create_graph=True
+        )
+    wanted = [g for g in (cotangents if highway is not None else (cotangents[0], cotangents[2]))]
+    pairs = [(y, g) for y, g in zip(firsts, wanted, strict=True) if g is not None]
+    targets = [x for x in (*incoming, *inputs) if x is not None]
+    seconds = iter(
+        torch.autograd.grad(
+            [y for y, _ in pairs],
+            targets,
+            [g for _, g in pairs],
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+    )
+    given = (grad_output, grad_final, gates, highway, initial_state)
+    return *(None if x is None else next(seconds) for x in given), *(None,) * 7
+
+
+torch.library.register_autograd(
+    "longrnn::gated_recurrence", _differentiate_forward, setup_context=_save_forward
+)
+torch.library.register_autograd(
+    "longrnn::gated_recurrence_backward", _differentiate_backward, setup_context=_save_backward
+)
