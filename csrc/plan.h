@@ -1,0 +1,186 @@
+// How a call's work is cut: into sequences and blocks of channels, and where those are too few
+// for the cores, into tiles of time as well.
+//
+// Split over time, each tile is first reduced to what it does to any state (a product of decays
+// and a state), while its operands come into the cache; then it waits for the state before it,
+// hands on the state after it, and only then writes its own states from the cache. So memory is
+// read once, and a tile waits for one small multiply-add of its predecessor. The state handed on
+// never depends on which thread was faster: results are the same bits every time.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "parallel.h"
+#include "vector.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace longrnn {
+
+enum Algorithm { kAuto, kSerial, kParallel };
+
+constexpr int64_t kStreamedBytes = 8 << 20;   // results from here on bypass the cache
+constexpr int64_t kSmallElements = 1 << 14;   // less work than this stays on one thread
+constexpr int64_t kBlockBytes = 8 << 10;      // channels of a row that one task takes, at most
+constexpr int64_t kNarrowBytes = 256;         // and at least, unless the row is narrower
+constexpr int64_t kTileBytes = 64 << 10;      // one array's share of a tile in the cache
+
+struct Shape {
+  int64_t outer, T, inner;
+  int64_t sequences;          // end to end on the time axis
+  const int64_t* cu_seqlens;  // their ends; null: one sequence of T steps
+  const int64_t* lengths;     // valid steps of each outer; null: T
+  bool reverse;
+
+  int64_t count() const { return outer * sequences; }
+  int64_t begin(int64_t s) const { return cu_seqlens ? cu_seqlens[s % sequences] : 0; }
+  int64_t steps(int64_t s) const {
+    if (cu_seqlens) return cu_seqlens[s % sequences + 1] - cu_seqlens[s % sequences];
+    return lengths ? lengths[s] : T;
+  }
+};
+
+// One sequence and block of channels.
+struct Task {
+  int64_t sequence, outer, row, steps, channel, width;
+};
+
+struct Plan {
+  int threads;
+  int64_t width, blocks;  // channels a task, tasks a sequence
+  int64_t tile;           // steps a tile
+  bool split;             // over time
+
+  Task task(const Shape& shape, int64_t i) const {
+    const int64_t s = i / blocks, channel = i % blocks * width;
+    return {s, s / shape.sequences, shape.begin(s), shape.steps(s), channel,
+            shape.inner - channel < width ? shape.inner - channel : width};
+  }
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+Plan make_plan(const Shape& shape, Algorithm algorithm, int threads) {
+  const int64_t elements = shape.outer * shape.T * shape.inner, count = shape.count();
+  if (elements < kSmallElements || threads < 1) threads = 1;
+  int64_t longest = 0;
+  for (int64_t s = 0; s < count; s++) {
+    longest = longest > shape.steps(s) ? longest : shape.steps(s);
+    if (!shape.cu_seqlens && !shape.lengths) break;  // all are T
+  }
+  // A few tasks a thread, of whole cache lines, neither too wide for the first cache nor so
+  // narrow that a row's piece is less than a burst from memory.
+  const int64_t size = int64_t(sizeof(T)), line = 64 / size > 0 ? 64 / size : 1;
+  int64_t blocks = count < 4 * threads && count > 0 ? ceil_div(4 * threads, count) : 1;
+  if (threads == 1) blocks = 1;
+  int64_t width = ceil_div(shape.inner, blocks);
+  if (width * size < kNarrowBytes) width = kNarrowBytes / size;
+  if (width * size > kBlockBytes) width = kBlockBytes / size;
+  width = ceil_div(width, line) * line;
+  if (width > shape.inner) width = shape.inner > 0 ? shape.inner : 1;
+  Plan plan{threads, width, ceil_div(shape.inner, width), 0, false};
+  plan.tile = kTileBytes / size / width;
+  if (plan.tile < 16) plan.tile = 16;
+  // Split where one sequence is more than a thread's fair share and blocks cannot share it.
+  const bool lopsided = plan.blocks < threads && longest * threads > ceil_div(shape.T * shape.outer, 1) &&
+                        longest > 2 * plan.tile;
+  plan.split = algorithm == kParallel || (algorithm == kAuto && threads > 1 && lopsided);
+  return plan;
+}
+
+// Memory of this thread that outlives the call; `kSlot` tells apart two uses at one time.
+template <class T, int kSlot>
+T* thread_buffer(int64_t count) {
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<void, Free> buffer;
+  thread_local size_t capacity = 0;
+  const size_t bytes = (size_t(count) * sizeof(T) + kVectorBytes) / kVectorBytes * kVectorBytes;
+  if (bytes > capacity) {
+    buffer.reset(std::aligned_alloc(kVectorBytes, bytes));
+    capacity = bytes;
+  }
+  return static_cast<T*>(buffer.get());
+}
+
+// Runs a job over all its tasks. The job's own steps:
+//   start(task, carry)                   the state before the first tile
+//   load(task, begin, rows, scratch)     a tile, ready for run and reduce of scan.h
+//   finish_tile(task, begin, tile, carry)    run it and write its results
+//   finish(task, carry)                  the state after the last tile
+template <class Job>
+void execute(const Plan& plan, const Shape& shape, const Job& job) {
+  using T = typename Job::T;
+  const bool down = shape.reverse != Job::kBackwards;  // time runs down in memory
+  const int64_t tasks = shape.count() * plan.blocks, scratch_size = Job::kArrays * plan.tile * plan.width;
+  auto tile_begin = [&](const Task& task, int64_t k, int64_t& rows) {
+    const int64_t first = k * plan.tile;
+    rows = task.steps - first < plan.tile ? task.steps - first : plan.tile;
+    return down ? task.steps - first - rows : first;
+  };
+
+  if (!plan.split) {
+    for_each_claimed(tasks, plan.threads, [&](int64_t i) {
+      const Task task = plan.task(shape, i);
+      T* scratch = thread_buffer<T, 0>(scratch_size + plan.width);
+      T* carry = scratch + scratch_size;
+      job.start(task, carry);
+      for (int64_t k = 0; k * plan.tile < task.steps; k++) {
+        int64_t rows, begin = tile_begin(task, k, rows);
+        job.finish_tile(task, begin, job.load(task, begin, rows, scratch), carry);
+      }
+      job.finish(task, carry);
+      stream_fence();
+    });
+    return;
+  }
+
+  int64_t tiles = 1;
+  for (int64_t i = 0; i < tasks; i++) {
+    const int64_t own = ceil_div(plan.task(shape, i).steps, plan.tile);
+    tiles = tiles > own ? tiles : own;
+  }
+  auto ready = std::make_unique<std::atomic<int>[]>(tiles * tasks);
+  auto handed_on = std::make_unique<T[]>(tiles * tasks * plan.width);
+  for_each_claimed(tiles * tasks, plan.threads, [&](int64_t item) {
+    const int64_t k = item / tasks, i = item % tasks;
+    const Task task = plan.task(shape, i);
+    const int64_t own = ceil_div(task.steps, plan.tile);
+    if (k > 0 && k >= own) return;
+    T* scratch = thread_buffer<T, 0>(scratch_size + 3 * plan.width);
+    T *carry = scratch + scratch_size, *partial = carry + plan.width,
+      *product = partial + plan.width;
+    T* after = &handed_on[item * plan.width];
+    int64_t rows = 0, begin = own > 0 ? tile_begin(task, k, rows) : 0;
+    auto tile = job.load(task, begin, rows, scratch);
+    if (k == 0) {
+      job.start(task, carry);
+    } else {
+      if (k + 1 < own) {
+        for (int64_t c = 0; c < task.width; c++) partial[c] = T(0), product[c] = T(1);
+        reduce(tile, down, partial, product);
+      }
+      wait_until_set(ready[item - tasks]);
+      const T* before = &handed_on[(item - tasks) * plan.width];
+      for (int64_t c = 0; c < task.width; c++) {
+        carry[c] = before[c];
+        if (k + 1 < own) after[c] = product[c] * before[c] + partial[c];
+      }
+      ready[item].store(1, std::memory_order_release);
+    }
+    if (rows > 0) job.finish_tile(task, begin, tile, carry);
+    if (k == 0) {
+      for (int64_t c = 0; c < task.width; c++) after[c] = carry[c];
+      ready[item].store(1, std::memory_order_release);
+    }
+    if (k + 1 >= own) job.finish(task, carry);
+    stream_fence();
+  });
+}
+
+}  // namespace longrnn
