@@ -1,0 +1,87 @@
+"""What a task is: data, a loss and a score. It knows no model."""
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+
+class Task:
+    """The questions that the training program asks of a task.
+
+    A task gives two data sets of (input, target) pairs without a batch dimension, and judges
+    outputs with one. An input is (T, m) features, or (T,) symbols if `vocabulary` is set.
+    """
+
+    input_size = 1
+    """Features of one step."""
+    vocabulary: int | None = None
+    """Number of symbols, for a task whose inputs are indices."""
+    output_size = 1
+    """Features of the output."""
+    every_step = False
+    """Whether the output is one a step, (B, T, output_size), or one in all, (B, output_size)."""
+    carries_state = False
+    """Whether a batch goes on where the one before it stopped."""
+    shuffle = False
+    """Whether the training set is visited in a new order each epoch."""
+    score_name = "accuracy"
+    higher_is_better = True
+
+    train_set: Dataset
+    test_set: Dataset
+
+    def __init__(self, batch_size: int, seed: int = 0):
+        raise NotImplementedError("a task makes its train_set and test_set here")
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The scalar to minimise: cross-entropy, unless a task says otherwise."""
+        return nn.functional.cross_entropy(output.flatten(0, -2), target.flatten())
+
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        """The scalar that people read: the share of right answers, unless a task says otherwise."""
+        return (output.argmax(-1) == target).float().mean()
+
+    def solved(self, score: float) -> bool:
+        """Whether a batch of this score counts as solved; a few in a row end the training."""
+        return False
+
+
+class Drawn(Dataset):
+    """Samples drawn when they are asked for, the same ones for the same (seed, split, epoch).
+
+    Args:
+        draw: Makes one sample from a random generator.
+        samples: Length of an epoch.
+        seed: The run's seed.
+        split: Data sets of different splits share no sample.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[np.random.Generator], tuple[Tensor, Tensor]],
+        samples: int,
+        seed: int,
+        split: int,
+    ):
+        self.draw = draw
+        self.samples = samples
+        self.key = (seed, split)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the samples of another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.draw(np.random.default_rng((*self.key, self.epoch, index)))
+
+
+def check_length(length: int, least: int) -> None:
+    """Raise unless a sequence of `length` steps can carry the task."""
+    if not isinstance(length, int) or length < least:
+        raise ValueError(f"length must be an integer of at least {least}, got {length!r}")
