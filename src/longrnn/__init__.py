@@ -1,6 +1,7 @@
 """Recurrent networks for long and event-based sequences."""
 
+from longrnn.nn import GILR, GILRLSTM, SRU, create_model, models
 from longrnn.ops import linear_recurrence
 
 __version__ = "0.1.0"
-__all__ = ["linear_recurrence"]
+__all__ = ["GILR", "GILRLSTM", "SRU", "create_model", "linear_recurrence", "models"]

@@ -80,6 +80,59 @@ def check_lengths_values(lengths: Tensor, T: int) -> None:
         raise ValueError(f"lengths must lie in [0, T={T}], got {_short(values)}")
 
 
+def check_probability(name: str, value: float) -> None:
+    """Raise unless `value` is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a probability in [0, 1], got {value!r}")
+
+
+def check_lengths(name: str, lengths: Tensor, B: int | None, T: int) -> None:
+    """Raise unless `lengths` is (B,) integers (B None: one, of any rank) in [0, T].
+
+    Values are looked at where that is free: not on another device, nor under a compiler.
+    """
+    if B is None and isinstance(lengths, Tensor) and lengths.ndim == 0:
+        lengths = lengths.unsqueeze(0)
+    check_integers(name, lengths, "B", 1 if B is None else B)
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_lengths_values(lengths, T)
+
+
+def check_cu_seqlens(name: str, cu_seqlens: Tensor, T: int) -> None:
+    """Raise unless `cu_seqlens` is (N+1,) integers that ascend from 0 to T.
+
+    Values are looked at where that is free: not on another device, nor under a compiler.
+    """
+    check_integers(name, cu_seqlens, "N+1", None)
+    if cu_seqlens.shape[0] < 2:
+        raise ValueError(
+            f"{name} must hold at least two entries, 0 and T, got {cu_seqlens.shape[0]}"
+        )
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_cu_seqlens_values(cu_seqlens, T)
+
+
+def check_members(name: str, value: object, members: tuple[str, ...] | int) -> None:
+    """Raise unless `value` is a tuple with as many entries as `members` names or counts."""
+    count = members if isinstance(members, int) else len(members)
+    if not isinstance(value, (tuple, list)) or len(value) != count:
+        wanted = f"{count} tensors" if isinstance(members, int) else f"({', '.join(members)})"
+        came = type(value).__name__
+        if isinstance(value, (tuple, list)):
+            came += f" of {len(value)}"
+        raise ValueError(f"{name} must be a tuple of {wanted}, got {came}")
+
+
+def check_state(name: str, state: Tensor, dims: str, expected: tuple[int, ...], x: Tensor) -> None:
+    """Raise unless `state` is a floating tensor of shape `expected` on the device of `x`."""
+    if not isinstance(state, Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(state).__name__}")
+    if state.shape != expected:
+        check_shape(name, state, dims, expected)
+    check_floating(name, state)
+    check_same_device(name, state, "input", x)
+
+
 def check_positive(**sizes: int) -> None:
     """Raise unless every named size is an integer of at least 1."""
     for name, size in sizes.items():

@@ -1,0 +1,298 @@
+"""What all layers share: stacking, directions, dropout, layouts, packing and states.
+
+Start reading at `RecurrentStack.forward`. A layer supplies the shapes of its parameters, their
+initial values and `_run`, which does one layer in one direction over the whole sequence.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from longrnn import _checks
+from longrnn.nn import packing
+
+State = Any  # a tensor (L * D, B, n), or a NamedTuple of such
+
+
+class RecurrentStack(nn.Module):
+    """Layers of one kind on top of each other, in one direction or both, called like `nn.LSTM`.
+
+    A subclass is one kind of layer. `input_size`, `hidden_size`, ... mean what they mean in
+    `torch.nn.LSTM`; `kernel_size` is the number of inputs that one step sees, and layers that see
+    more than one keep the last ones in their state.
+    """
+
+    state_type: ClassVar[type | None] = None  # a NamedTuple; None where the state is one tensor
+    keeps_inputs: ClassVar[bool] = False  # the last field of the state is the past inputs
+    options: ClassVar[tuple[str, ...]] = ()  # attributes that `extra_repr` also shows
+    kernel_size: int = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        _checks.check_positive(
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers
+        )
+        _checks.check_probability("dropout", dropout)
+        if dropout and num_layers == 1:
+            warnings.warn(
+                "dropout acts between layers, so that it expects num_layers greater than 1, got "
+                f"dropout={dropout} and num_layers=1",
+                stacklevel=3,
+            )
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        directions = 2 if bidirectional else 1
+        # Features of each layer's input and names of its parameters, once for each direction.
+        self._widths: list[int] = []
+        self._names: list[tuple[str, ...]] = []
+        for layer in range(num_layers):
+            width = hidden_size * directions if layer else input_size
+            shapes = self._shapes(width)
+            for suffix in ("", "_reverse")[:directions]:
+                names = {f"{name}_l{layer}{suffix}": shape for name, shape in shapes.items()}
+                for name, shape in names.items():
+                    parameter = None
+                    if shape is not None and (bias or not name.startswith("bias")):
+                        parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                    self.register_parameter(name, parameter)
+                self._widths.append(width)
+                self._names.append(tuple(names))
+        self.reset_parameters()
+
+    def _shapes(self, width: int) -> dict[str, tuple[int, ...] | None]:
+        """Shape of each parameter of a layer whose input has `width` features; None: absent."""
+        raise NotImplementedError
+
+    def _initial_biases(self) -> dict[str, tuple[float, ...]]:
+        """One initial value a gate for each bias that does not start at zero."""
+        return {}
+
+    def _run(
+        self, x: Tensor, weights: list[Any], state: tuple[Tensor, ...], layout: dict[str, Any]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run one layer in one direction; return its output and its final state."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw weights with variance 1 / fan-in; biases are zero, or as the layer's options say."""
+        biases = self._initial_biases()
+        for name, parameter in self.named_parameters():
+            kind = name.rsplit("_l", 1)[0]
+            if parameter.ndim == 2:
+                bound = math.sqrt(3 / parameter.shape[1])
+                parameter.uniform_(-bound, bound)
+            else:
+                values = biases.get(kind, (0.0,))
+                for rows, value in zip(parameter.chunk(len(values)), values, strict=True):
+                    rows.fill_(value)
+
+    def flatten_parameters(self) -> None:
+        """Do nothing; `nn.LSTM` has it, and programs call it."""
+
+    def extra_repr(self) -> str:
+        """Show in `print(model)` what differs from the defaults."""
+        shown = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+        }
+        for name in (*defaults, *self.options):
+            value = getattr(self, name)
+            if name not in defaults or value != defaults[name]:
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        state: State = None,
+        *,
+        lengths: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Any, State]:
+        """Run the stack over sequences, or over the next pieces of them."""
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, state, lengths, cu_seqlens)
+        rows = self._check_input(input, lengths, cu_seqlens)
+        unbatched = input.ndim == 2 and cu_seqlens is None
+        x = input.unsqueeze(1) if unbatched else input
+        time_first = unbatched or not self.batch_first
+        if lengths is not None:
+            lengths = lengths.to(x.device)
+            if unbatched:
+                lengths = lengths.reshape(1)
+            x = _without_padding(x, lengths, 0 if time_first else 1)
+        elif cu_seqlens is not None:
+            cu_seqlens = cu_seqlens.to(x.device)
+        layout = {"lengths": lengths, "cu_seqlens": cu_seqlens, "batch_first": not time_first}
+        states = self._split_state(state, x, rows, unbatched)
+        output, finals = self._run_layers(x, states, layout)
+        last = self._join_state(finals)
+        if unbatched:
+            return output.squeeze(1), map_state(lambda s: s.squeeze(1), last)
+        return output, last
+
+    def _run_layers(
+        self, x: Tensor, states: Sequence[tuple[Tensor, ...]], layout: dict[str, Any]
+    ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        finals = []
+        dropout = self.dropout if self.training else 0.0
+        layouts = [{**layout, "reverse": False}]
+        if self.bidirectional:
+            layouts.append({**layout, "reverse": True})
+        top = len(self._names) - len(layouts)
+        for k in range(0, top + 1, len(layouts)):
+            outputs = []
+            for j, one_way in enumerate(layouts, k):
+                weights = [getattr(self, name) for name in self._names[j]]
+                y, final = self._run(x, weights, states[j], one_way)
+                outputs.append(y)
+                finals.append(final)
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+            if dropout and k < top:
+                x = F.dropout(x, dropout)
+        return x, finals
+
+    def _forward_packed(
+        self,
+        input: PackedSequence,
+        state: State,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[PackedSequence, State]:
+        if lengths is not None or cu_seqlens is not None:
+            name = "cu_seqlens" if lengths is None else "lengths"
+            raise ValueError(f"{name} must be None where input is a PackedSequence, which has them")
+        data, batch_sizes, to_sorted, from_sorted = input
+        order, back, ends = packing.end_to_end(batch_sizes, data.device)
+        if state is not None and to_sorted is not None:
+            self._check_state(state, data, int(batch_sizes[0]), False)
+            state = map_state(lambda s: s.index_select(1, to_sorted), state)
+        output, last = self(data.index_select(0, order), state, cu_seqlens=ends)
+        if from_sorted is not None:
+            last = map_state(lambda s: s.index_select(1, from_sorted), last)
+        packed = PackedSequence(output.index_select(0, back), batch_sizes, to_sorted, from_sorted)
+        return packed, last
+
+    def _check_input(self, x: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None) -> int:
+        """Check the arguments but the state; return how many sequences there are."""
+        _checks.check_floating("input", x)
+        shape, m = x.shape, self.input_size
+        if cu_seqlens is not None:
+            if lengths is not None:
+                raise ValueError("lengths and cu_seqlens must not both be given")
+            _checks.check_shape("input", x, "T m", (None, m))
+        elif len(shape) not in (2, 3) or shape[-1] != m:
+            layout = "B T m" if self.batch_first else "T B m"
+            if len(shape) == 2:
+                _checks.check_shape("input", x, "T m", (None, m))
+            _checks.check_shape("input", x, layout, (None, None, m))
+        weight: Tensor = getattr(self, self._names[0][0])
+        _checks.check_same_device("input", x, "the layer", weight)
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"input must have the layer's dtype ({weight.dtype}), got {x.dtype}: convert one "
+                "of them, or use torch.autocast"
+            )
+        if cu_seqlens is not None:
+            _checks.check_cu_seqlens("cu_seqlens", cu_seqlens, shape[0])
+            return cu_seqlens.shape[0] - 1
+        if len(shape) == 2:
+            if lengths is not None:
+                _checks.check_lengths("lengths", lengths, None, shape[0])
+            return 1
+        batch, time = (0, 1) if self.batch_first else (1, 0)
+        if lengths is not None:
+            _checks.check_lengths("lengths", lengths, shape[batch], shape[time])
+        return shape[batch]
+
+    def _check_state(self, state: State, x: Tensor, rows: int, unbatched: bool) -> None:
+        batch, letter = ((), "") if unbatched else ((rows,), "B ")
+        stacked = (len(self._names), *batch, self.hidden_size)
+        dims = f"L*D {letter}n"
+        if self.state_type is None:
+            _checks.check_state("state", state, dims, stacked, x)
+            return
+        names = self.state_type._fields  # type: ignore[attr-defined]
+        _checks.check_members("state", state, names)
+        for name, member in zip(names, state, strict=True):
+            if self.keeps_inputs and name == names[-1]:
+                _checks.check_members(f"state.{name}", member, len(self._names))
+                for k, width in enumerate(self._widths):
+                    shape = (self.kernel_size - 1, *batch, width)
+                    label = f"state.{name}[{k}]"
+                    _checks.check_state(label, member[k], f"kept {letter}m", shape, x)
+            else:
+                _checks.check_state(f"state.{name}", member, dims, stacked, x)
+
+    def _split_state(
+        self, state: State, x: Tensor, rows: int, unbatched: bool
+    ) -> list[tuple[Tensor, ...]]:
+        """The state of each layer and direction: a tuple with one tensor a field."""
+        fields = 1 if self.state_type is None else len(self.state_type._fields)  # type: ignore[attr-defined]
+        if state is None:
+            zeros = (x.new_zeros(rows, self.hidden_size),)
+            if not self.keeps_inputs:
+                return [zeros * fields] * len(self._names)
+            kept = self.kernel_size - 1
+            return [
+                (*zeros * (fields - 1), x.new_zeros(kept, rows, width)) for width in self._widths
+            ]
+        self._check_state(state, x, rows, unbatched)
+        if unbatched:
+            state = map_state(lambda s: s.unsqueeze(1), state)
+        members = (state,) if self.state_type is None else state
+        per_field = [s.unbind(0) if isinstance(s, Tensor) else s for s in members]
+        return list(zip(*per_field, strict=True))
+
+    def _join_state(self, finals: list[tuple[Tensor, ...]]) -> State:
+        if self.state_type is None:
+            if len(finals) == 1:
+                return finals[0][0].unsqueeze(0)
+            return torch.stack([final[0] for final in finals])
+        members: list[Any] = list(zip(*finals, strict=True))
+        stacked = len(members) - self.keeps_inputs
+        members[:stacked] = [torch.stack(member) for member in members[:stacked]]
+        return self.state_type(*members)
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """Apply `function` to each tensor of a state, whatever its structure."""
+    if isinstance(state, Tensor):
+        return function(state)
+    members = [map_state(function, member) for member in state]
+    return type(state)(*members) if hasattr(state, "_fields") else tuple(members)
+
+
+def _without_padding(x: Tensor, lengths: Tensor, time: int) -> Tensor:
+    """Zero what lies past each sequence's end: 0 * nan would reach the weights' gradients."""
+    steps = torch.arange(x.shape[time], device=x.device)
+    valid = steps.unsqueeze(1 - time) < lengths.unsqueeze(time)
+    return x.where(valid.unsqueeze(-1), 0.0)
