@@ -1,0 +1,56 @@
+"""What a run writes down while it goes: `metrics.jsonl` and TensorBoard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from longrnn.train import files
+
+
+class Metrics:
+    """A log of one flat dict a line.
+
+    Training lines have `step, epoch, loss, score, steps_per_second, seconds`; evaluation lines
+    have `step, epoch, test_loss, test_score, seconds`. Seconds are those spent in training.
+
+    Args:
+        path: The JSON lines file.
+        accelerator: Sends every line to its trackers too.
+        step: The step that the run stands at. Training lines after it and evaluations from it on,
+            left by a run that was killed, are dropped: they will come again.
+    """
+
+    def __init__(self, path: Path, accelerator: Accelerator, step: int):
+        self.path, self.accelerator = path, accelerator
+        if accelerator.is_main_process and path.exists():
+            kept = [line for line in read_metrics(path) if _final_from(line) <= step]
+            files.write_atomically(path, b"".join(map(_encode, kept)))
+
+    def write(self, **line: Any) -> None:
+        """Log one line."""
+        if self.accelerator.is_main_process:
+            files.write(self.path, _encode(line), "ab")
+        values = {k: v for k, v in line.items() if k not in ("step", "epoch")}
+        self.accelerator.log(values, step=line["step"])
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the log of a run; a last line that was cut off by a kill is passed over."""
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def _encode(line: dict[str, Any]) -> bytes:
+    return (json.dumps(line) + "\n").encode()
+
+
+def _final_from(line: dict[str, Any]) -> int:
+    """The step from which on a run will not write this line again."""
+    return line["step"] + ("test_loss" in line)

@@ -1,0 +1,163 @@
+"""One training run, from its settings to its summary."""
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState
+from accelerate.utils import ProjectConfiguration, broadcast_object_list
+from rich.console import Console
+
+from longrnn.tasks import create_task
+from longrnn.train import checkpoint, files, folder, snapshot
+from longrnn.train.metrics import Metrics, read_metrics
+from longrnn.train.plot import plot_curve
+from longrnn.train.progress import Bar
+from longrnn.train.settings import Settings
+from longrnn.train.stop import StopSignal
+from longrnn.train.trainer import Trainer
+
+T = TypeVar("T")
+
+
+def train(
+    settings: Settings, output: Path, resume: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Train, and leave everything in a run folder.
+
+    Args:
+        settings: What to do.
+        output: The run folder.
+        resume: Go on with the run in `output`, from its newest whole checkpoint.
+        console: Where progress and warnings are shown.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        ValueError: If `output` holds a run and `resume` is false, or the other way round; if the
+            run there had other settings; if no checkpoint there is whole.
+        OSError: If the disk is full. Earlier checkpoints are then as they were.
+    """
+    console = console or Console()
+    task = create_task(settings.task, settings.batch_size, settings.seed, **settings.task_options)
+    accelerator = _accelerator(settings, output)
+    open_folder = folder.check_same if resume else folder.begin
+    _on_main(accelerator, lambda: open_folder(output, settings))
+    trainer = Trainer(settings, task, accelerator)
+    if resume:
+        _resume(trainer, output / "checkpoints", console)
+    accelerator.init_trackers(
+        "tensorboard", init_kwargs={"tensorboard": {"purge_step": trainer.step + 1}}
+    )
+    metrics = Metrics(output / "metrics.jsonl", accelerator, trainer.step)
+    shown = accelerator.is_main_process
+    title = f"{settings.task} · {settings.model}"
+    with StopSignal() as stop, Bar(console, title, task.score_name, shown) as bar:
+        tested = _fill(trainer, output / "checkpoints", stop, metrics, bar)
+    summary = _summary(trainer, tested)
+    if accelerator.is_main_process:
+        files.write_atomically(output / "summary.json", files.to_json(summary))
+        plot_curve(output / "curve.png", read_metrics(metrics.path), task.score_name)
+    accelerator.end_training()
+    return summary
+
+
+def _accelerator(settings: Settings, output: Path) -> Accelerator:
+    # An earlier run in this process may have had another device or precision.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(
+        mixed_precision=settings.precision,
+        gradient_accumulation_steps=settings.accumulate,
+        cpu=settings.device == "cpu",
+        dynamo_backend="inductor" if settings.compile else None,
+        dataloader_config=DataLoaderConfiguration(
+            split_batches=True,
+            even_batches=False,
+            use_seedable_sampler=True,
+            data_seed=settings.seed,
+        ),
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(str(output), logging_dir=str(output)),
+    )
+
+
+def _on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Do something in one process; its result, or its ValueError, is everyone's."""
+    told: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            told = [action(), None]
+        except ValueError as caught:
+            told = [None, str(caught)]
+    result, error = broadcast_object_list(told)
+    if error is not None:
+        raise ValueError(error)
+    return result
+
+
+def _resume(trainer: Trainer, checkpoints: Path, console: Console) -> None:
+    def warn(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    path = _on_main(trainer.accelerator, lambda: checkpoint.newest(checkpoints, warn))
+    if path is not None:
+        snapshot.restore(trainer, path)
+    if trainer.accelerator.is_main_process:
+        warn(f"resumed at step {trainer.step}")
+
+
+def _fill(
+    trainer: Trainer, checkpoints: Path, stop: StopSignal, metrics: Metrics, bar: Bar
+) -> tuple[float, float] | None:
+    """Train to the end; return the held-out loss and score, None if stopped before."""
+
+    def save(trainer: Trainer) -> None:
+        snapshot.save(trainer, checkpoints)
+
+    def test() -> tuple[float, float]:
+        loss, score = trainer.evaluate()
+        metrics.write(
+            step=trainer.step,
+            epoch=trainer.epoch,
+            test_loss=loss,
+            test_score=score,
+            seconds=trainer.seconds,
+        )
+        return loss, score
+
+    tested = None if not trainer.done else test()
+    while not trainer.done:
+        trainer.train_epoch(stop, metrics, bar, save)
+        if trainer.interrupted:
+            break
+        tested = test()
+    if trainer.saved != trainer.step:
+        save(trainer)
+    return None if trainer.interrupted else tested
+
+
+def _summary(trainer: Trainer, tested: tuple[float, float] | None) -> dict[str, Any]:
+    loss, score = tested or (None, None)
+    return {
+        "task": trainer.settings.task,
+        "model": trainer.settings.model,
+        "parameters": sum(p.numel() for p in trainer.network.parameters()),
+        "test_score": score,
+        "score_name": trainer.task.score_name,
+        "test_loss": loss,
+        "steps": trainer.step,
+        "epochs": trainer.epoch,
+        "seconds": trainer.seconds,
+        "steps_per_second": trainer.step / trainer.seconds if trainer.seconds else 0.0,
+        "solved": trainer.is_solved,
+        "interrupted": trainer.interrupted,
+        "device": str(trainer.accelerator.device),
+        "processes": trainer.accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,119 @@
+"""The settings of a run, their defaults for each task, and their check."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import torch
+
+from longrnn import _checks
+from longrnn.nn import models
+from longrnn.tasks import TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run; `config.json` holds it.
+
+    A run ends at the first of `steps`, `epochs` and `minutes` that is set; `minutes` counts
+    training alone, not evaluation or checkpoints.
+    """
+
+    task: str
+    model: str
+    task_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    layer_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hidden_size: int = 64
+    num_layers: int = 1
+    dropout: float = 0.0
+    pooling: str = "last"
+    batch_size: int = 32
+    steps: int | None = None
+    epochs: int | None = None
+    minutes: float | None = None
+    lr: float = 1e-3
+    schedule: str = "constant"
+    grad_clip: float = 1.0
+    accumulate: int = 1
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "no"
+    compile: bool = False
+    save_every: int = 200
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {"epochs": 20, "lr": 5e-3, "schedule": "cosine", "pooling": "mean"},
+    "adding": {"steps": 5000, "lr": 3e-3},
+    "memory": {"steps": 20000, "batch_size": 8},
+    "text": {"epochs": 10, "lr": 3e-3, "schedule": "cosine", "hidden_size": 256},
+}
+RESUMABLE = ("steps", "epochs", "minutes", "device", "save_every")
+"""Settings that may differ when a run is resumed."""
+
+
+def create_settings(task: str, model: str, **given: Any) -> Settings:
+    """Settings for a task: what is given, where that is None the task's default.
+
+    Raises:
+        ValueError: If a setting is not legal; the message names it.
+    """
+    _checks.check_choice("task", task, list(TASKS))
+    _checks.check_choice("model", model, models())
+    values = dict(DEFAULTS[task])
+    if any(given.get(name) is not None for name in ("steps", "epochs", "minutes")):
+        values = {k: v for k, v in values.items() if k not in ("steps", "epochs")}
+    values |= {name: value for name, value in given.items() if value is not None}
+    values["layer_options"] = _parse(values.get("layer_options", []))
+    values["task_options"] = {
+        name: value
+        for name, value in values.get("task_options", {}).items()
+        if value not in (None, False)
+    }
+    settings = Settings(task, model, **values)
+    _check(settings)
+    return settings
+
+
+def _parse(options: dict[str, Any] | list[str]) -> dict[str, Any]:
+    """Options given as `name=value`, the value in JSON or a bare word."""
+    if isinstance(options, dict):
+        return options
+    parsed = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not (name and equals):
+            raise ValueError(f"layer_option must be name=value, got {option!r}")
+        try:
+            parsed[name] = json.loads(text)
+        except ValueError:
+            parsed[name] = text
+    return parsed
+
+
+def _check(s: Settings) -> None:
+    for name in ("hidden_size", "num_layers", "batch_size", "accumulate", "save_every"):
+        _checks.check_positive(**{name: getattr(s, name)})
+    for name in ("steps", "epochs"):
+        if getattr(s, name) is not None:
+            _checks.check_positive(**{name: getattr(s, name)})
+    for name in ("minutes", "lr", "grad_clip"):
+        value = getattr(s, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number, got {value}")
+    if not 0 <= s.dropout <= 1:
+        raise ValueError(f"dropout must lie in [0, 1], got {s.dropout}")
+    if s.dropout and s.num_layers == 1:
+        raise ValueError(f"dropout must be 0 with num_layers 1: it acts between, got {s.dropout}")
+    if s.seed < 0:
+        raise ValueError(f"seed must be at least 0, got {s.seed}")
+    _checks.check_choice("pooling", s.pooling, ["last", "mean"])
+    _checks.check_choice("schedule", s.schedule, ["constant", "cosine"])
+    _checks.check_choice("precision", s.precision, ["no", "bf16", "fp16"])
+    _checks.check_choice("device", s.device, ["auto", "cpu", "cuda"])
+    on_gpu = s.device != "cpu" and torch.cuda.is_available()
+    if s.device == "cuda" and not on_gpu:
+        raise ValueError("device must be cpu or auto where torch sees no GPU, got 'cuda'")
+    if s.precision == "fp16" and not on_gpu:
+        raise ValueError("precision must be no or bf16 on a CPU, got 'fp16'")
