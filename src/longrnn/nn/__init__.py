@@ -2,7 +2,23 @@
 
 from longrnn.nn.gilr import GILR
 from longrnn.nn.gilr_lstm import GILRLSTM
+from longrnn.nn.min_gru import MinGRU
+from longrnn.nn.min_lstm import MinLSTM
+from longrnn.nn.qrnn import QRNN
 from longrnn.nn.registry import create_model, models
 from longrnn.nn.sru import SRU
+from longrnn.nn.strongly_typed import StronglyTypedGRU, StronglyTypedLSTM, StronglyTypedRNN
 
-__all__ = ["GILR", "GILRLSTM", "SRU", "create_model", "models"]
+__all__ = [
+    "GILR",
+    "GILRLSTM",
+    "QRNN",
+    "SRU",
+    "MinGRU",
+    "MinLSTM",
+    "StronglyTypedGRU",
+    "StronglyTypedLSTM",
+    "StronglyTypedRNN",
+    "create_model",
+    "models",
+]

@@ -9,12 +9,22 @@ from torch import nn
 from longrnn import _checks
 from longrnn.nn.gilr import GILR
 from longrnn.nn.gilr_lstm import GILRLSTM
+from longrnn.nn.min_gru import MinGRU
+from longrnn.nn.min_lstm import MinLSTM
+from longrnn.nn.qrnn import QRNN
 from longrnn.nn.sru import SRU
+from longrnn.nn.strongly_typed import StronglyTypedGRU, StronglyTypedLSTM, StronglyTypedRNN
 
 _LAYERS: dict[str, Callable[..., nn.Module]] = {
     "gilr": GILR,
     "gilr-lstm": GILRLSTM,
     "sru": SRU,
+    "qrnn": QRNN,
+    "strongly-typed-rnn": StronglyTypedRNN,
+    "strongly-typed-gru": StronglyTypedGRU,
+    "strongly-typed-lstm": StronglyTypedLSTM,
+    "min-gru": MinGRU,
+    "min-lstm": MinLSTM,
     "lstm": nn.LSTM,
     "gru": nn.GRU,
 }

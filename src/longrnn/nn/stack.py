@@ -145,12 +145,12 @@ class RecurrentStack(nn.Module):
         x = input.unsqueeze(1) if unbatched else input
         time_first = unbatched or not self.batch_first
         if lengths is not None:
-            lengths = lengths.to(x.device)
+            lengths = lengths.to(x.device, torch.int64)
             if unbatched:
                 lengths = lengths.reshape(1)
             x = _without_padding(x, lengths, 0 if time_first else 1)
         elif cu_seqlens is not None:
-            cu_seqlens = cu_seqlens.to(x.device)
+            cu_seqlens = cu_seqlens.to(x.device, torch.int64)
         layout = {"lengths": lengths, "cu_seqlens": cu_seqlens, "batch_first": not time_first}
         states = self._split_state(state, x, rows, unbatched)
         output, finals = self._run_layers(x, states, layout)
