@@ -4,16 +4,15 @@ import sys
 
 
 def main() -> None:
-    """Run the `longrnn` command."""
+    """Run the `longrnn` command; what it needs beyond PyTorch is imported when it is needed."""
     try:
-        import rich  # noqa: F401
-        import typer  # noqa: F401
-    except ImportError as error:
-        print(
-            f'error: the longrnn command needs {error.name}: pip install "longrnn[train]"',
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    from longrnn.cli.app import run
+        from longrnn.cli.app import run
 
-    sys.exit(run())
+        status = run()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("longrnn"):
+            raise
+        advice = f'this command needs {error.name}: pip install "longrnn[train]"'
+        print(f"error: {advice}", file=sys.stderr)
+        status = 2
+    sys.exit(status)

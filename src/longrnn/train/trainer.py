@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from longrnn.tasks import Task
 from longrnn.train import schedule
@@ -51,24 +51,12 @@ class Trainer:
         self.interrupted = False
         self.saved = -1
         self._durations: collections.deque[float] = collections.deque(maxlen=20)
-        size = settings.batch_size
-        # With a generator of its own a loader leaves alone the random state that dropout uses.
-        train, test = (
-            DataLoader(data, size, shuffle, drop_last=drop_last, generator=torch.Generator())
-            for data, shuffle, drop_last in (
-                (task.train_set, task.shuffle, True),
-                (task.test_set, False, task.carries_state),
-            )
-        )
+        train, test = _loaders(task, settings.batch_size)
         self.batches = len(train)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda _: schedule.learning_rate_factor(settings.schedule, self.progress)
         )
-        if self.batches == 0:
-            raise ValueError(
-                f"batch_size must be at most the training set's {len(task.train_set)}, got {size}"  # type: ignore[arg-type]
-            )
         self.model, self.optimizer, self.scheduler, self.train_loader, self.test_loader = (
             accelerator.prepare(self.network, optimizer, scheduler, train, test)
         )
@@ -162,3 +150,20 @@ class Trainer:
         totals = totals.float().to(self.accelerator.device)
         samples, loss, score = self.accelerator.reduce(totals).tolist()
         return loss / samples, score / samples
+
+
+def _loaders(task: Task, batch_size: int) -> tuple[DataLoader, DataLoader]:
+    """Training and held-out batches."""
+
+    def loader(data: Dataset, shuffle: bool, drop_last: bool) -> DataLoader:
+        # With a generator of its own it leaves alone the random state that dropout uses.
+        own = torch.Generator()
+        return DataLoader(data, batch_size, shuffle, drop_last=drop_last, generator=own)
+
+    train = loader(task.train_set, task.shuffle, True)
+    if len(train) == 0:
+        samples = len(task.train_set)  # type: ignore[arg-type]
+        raise ValueError(
+            f"batch_size must be at most the training set's {samples}, got {batch_size}"
+        )
+    return train, loader(task.test_set, False, task.carries_state)
