@@ -1,0 +1,296 @@
+// Gates, recurrence and output of a layer in one pass each way, a cache-sized tile at a time:
+// pre-activations in, outputs and states out; the backward recomputes the gates.
+#include "cells.h"
+#include "number.h"
+#include "parallel.h"
+#include "plan.h"
+#include "scan.h"
+
+namespace longrnn {
+namespace {
+
+// Where the row of (sequence's outer, step) lies, in rows: the batch may come first or second.
+struct Rows {
+  int64_t outer, time;
+  int64_t at(const Task& task, int64_t step) const {
+    return task.outer * outer + (task.row + step) * time;
+  }
+};
+
+template <class Stored>
+void fill_zero(Stored* out, int64_t width) {
+  for (int64_t c = 0; c < width; c++) out[c] = Stored(0.0f);
+}
+
+template <class Cell, class Stored>
+struct GatedForward {
+  using T = Compute<Stored>;
+  using Tile = ForwardTile<T>;
+  static constexpr int kArrays = 3;  // a, b, c
+  bool down() const { return shape.reverse; }
+  static constexpr int G = Cell::kGates;
+
+  const Shape& shape;
+  Rows rows;
+  const Stored *gates, *highway, *initial;
+  Stored *output, *states, *last;
+
+  void start(const Task& task, T* carry) const {
+    const Stored* from = initial + task.sequence * shape.inner + task.channel;
+    for (int64_t c = 0; c < task.width; c++) carry[c] = T(from[c]);
+  }
+
+  ForwardTile<T> load(const Task& task, int64_t begin, int64_t count, T* scratch) const {
+    const int64_t n = shape.inner, width = task.width, size = count * width;
+    for (int64_t r = 0; r < count; r++) {
+      const Stored* p = gates + rows.at(task, begin + r) * G * n + task.channel;
+      T *a = scratch + r * width, *b = a + size;
+#pragma omp simd
+      for (int64_t c = 0; c < width; c++) {
+        T gate[G];
+        for (int k = 0; k < G; k++) gate[k] = T(p[k * n + c]);
+        Cell::gates(gate, a[c], b[c]);
+      }
+    }
+    return {count, width, scratch, width, scratch + size, width, scratch + 2 * size, width};
+  }
+
+  void finish_tile(const Task& task, int64_t begin, ForwardTile<T> tile, T* carry) const {
+    const int64_t n = shape.inner, width = task.width;
+    if constexpr (Cell::kDelayed)  // the first step's output is the state that comes in
+      put_row(output, task, begin + (shape.reverse ? tile.rows - 1 : 0), carry);
+    run(tile, shape.reverse, false, carry);
+    for (int64_t r = 0; r < tile.rows; r++) {
+      const T* c_row = tile.h + r * width;
+      if constexpr (Cell::kDelayed) {
+        const int64_t next = r + (shape.reverse ? -1 : 1);
+        if (next >= 0 && next < tile.rows) put_row(output, task, begin + next, c_row);
+      } else if constexpr (!Cell::kOutput) {
+        put_row(output, task, begin + r, c_row);
+      } else {
+        const int64_t at = rows.at(task, begin + r);
+        const Stored* p = gates + at * G * n + task.channel;
+        const Stored* x = Cell::kHighway ? highway + at * n + task.channel : nullptr;
+        Stored* h = output + at * n + task.channel;
+#pragma omp simd
+        for (int64_t c = 0; c < width; c++) {
+          T gate[G];
+          for (int k = 0; k < G; k++) gate[k] = T(p[k * n + c]);
+          h[c] = Stored(Cell::output(c_row[c], Cell::kHighway ? T(x[c]) : T(0), gate));
+        }
+        if (states) put_row(states, task, begin + r, c_row);
+      }
+    }
+  }
+
+  void put_row(Stored* to, const Task& task, int64_t step, const T* from) const {
+    Stored* out = to + rows.at(task, step) * shape.inner + task.channel;
+    for (int64_t c = 0; c < task.width; c++) out[c] = Stored(from[c]);
+  }
+
+  void finish(const Task& task, const T* carry) const {
+    Stored* out = last + task.sequence * shape.inner + task.channel;
+    for (int64_t c = 0; c < task.width; c++) out[c] = Stored(carry[c]);
+    if (!shape.cu_seqlens)
+      for (int64_t t = task.steps; t < shape.T; t++)
+        fill_zero(output + rows.at(task, t) * shape.inner + task.channel, task.width);
+  }
+};
+
+template <class Cell, class Stored>
+struct GatedBackward {
+  using T = Compute<Stored>;
+  using Tile = AdjointTile<T>;
+  static constexpr int kArrays = 3;  // a, gradient of c through the output, s
+  bool down() const { return !shape.reverse; }
+  static constexpr int G = Cell::kGates;
+
+  const Shape& shape;
+  Rows rows;
+  const Stored *grad_output, *grad_last, *gates, *highway, *initial;
+  const Stored* states;  // c at every step; of a delayed cell, c before every step
+  Stored *grad_gates, *grad_highway, *grad_initial;
+
+  void start(const Task& task, T* carry) const {
+    const Stored* from =
+        grad_last ? grad_last + task.sequence * shape.inner + task.channel : nullptr;
+    for (int64_t c = 0; c < task.width; c++) carry[c] = from ? T(from[c]) : T(0);
+  }
+
+  AdjointTile<T> load(const Task& task, int64_t begin, int64_t count, T* scratch) const {
+    const int64_t n = shape.inner, width = task.width, size = count * width;
+    for (int64_t r = 0; r < count; r++) {
+      const int64_t at = rows.at(task, begin + r);
+      const Stored* p = gates + at * G * n + task.channel;
+      const Stored* x = Cell::kHighway ? highway + at * n + task.channel : nullptr;
+      const Stored* state = states + at * n + task.channel;
+      const Stored* g = incoming(task, begin + r);
+      T *a = scratch + r * width, *y = a + size;
+#pragma omp simd
+      for (int64_t c = 0; c < width; c++) {
+        T gate[G], unused[G], b;
+        for (int k = 0; k < G; k++) gate[k] = T(p[k * n + c]);
+        Cell::gates(gate, a[c], b);
+        T grad_x = 0;
+        y[c] = g ? Cell::output_backward(T(g[c]), T(state[c]), x ? T(x[c]) : T(0), gate, unused,
+                                         grad_x)
+                 : T(0);
+      }
+    }
+    AdjointTile<T> tile{};
+    tile.rows = count;
+    tile.width = tile.a_row = tile.y_row = tile.s_row = width;
+    tile.a = scratch;
+    tile.y = scratch + size;
+    tile.s = scratch + 2 * size;
+    return tile;
+  }
+
+  // The gradient that reaches the state of a step through an output; null where there is none.
+  const Stored* incoming(const Task& task, int64_t step) const {
+    if (Cell::kDelayed) step += shape.reverse ? -1 : 1;
+    if (!grad_output || step < 0 || step >= task.steps) return nullptr;
+    return grad_output + rows.at(task, step) * shape.inner + task.channel;
+  }
+
+  const Stored* state_before(const Task& task, int64_t step) const {
+    if (!Cell::kDelayed) step += shape.reverse ? 1 : -1;
+    if (step < 0 || step >= task.steps) return initial + task.sequence * shape.inner + task.channel;
+    return states + rows.at(task, step) * shape.inner + task.channel;
+  }
+
+  void finish_tile(const Task& task, int64_t begin, AdjointTile<T> tile, T* carry) const {
+    run(tile, !shape.reverse, false, carry);
+    const int64_t n = shape.inner, width = task.width;
+    for (int64_t r = 0; r < tile.rows; r++) {
+      const int64_t at = rows.at(task, begin + r);
+      const Stored* p = gates + at * G * n + task.channel;
+      const Stored* x = Cell::kHighway ? highway + at * n + task.channel : nullptr;
+      const Stored* g = Cell::kOutput && grad_output ? grad_output + at * n + task.channel : nullptr;
+      const Stored *before = state_before(task, begin + r), *state = states + at * n + task.channel;
+      Stored* grad = grad_gates + at * G * n + task.channel;
+      Stored* grad_x = Cell::kHighway ? grad_highway + at * n + task.channel : nullptr;
+      const T* s = tile.s + r * width;
+#pragma omp simd
+      for (int64_t c = 0; c < width; c++) {
+        T gate[G], d[G], dx = 0;
+        for (int k = 0; k < G; k++) gate[k] = T(p[k * n + c]);
+        Cell::output_backward(g ? T(g[c]) : T(0), T(state[c]), x ? T(x[c]) : T(0), gate, d, dx);
+        Cell::gates_backward(gate, s[c], T(before[c]), d);
+        for (int k = 0; k < G; k++) grad[k * n + c] = Stored(d[k]);
+        if (Cell::kHighway) grad_x[c] = Stored(dx);
+      }
+    }
+  }
+
+  void finish(const Task& task, const T* carry) const {
+    const int64_t n = shape.inner;
+    const Stored* g = Cell::kDelayed && grad_output && task.steps > 0
+                          ? grad_output + rows.at(task, shape.reverse ? task.steps - 1 : 0) * n +
+                                task.channel
+                          : nullptr;
+    Stored* out = grad_initial + task.sequence * n + task.channel;
+    for (int64_t c = 0; c < task.width; c++) out[c] = Stored(carry[c] + (g ? T(g[c]) : T(0)));
+    if (shape.cu_seqlens) return;
+    for (int64_t t = task.steps; t < shape.T; t++) {
+      const int64_t at = rows.at(task, t);
+      for (int k = 0; k < G; k++)
+        fill_zero(grad_gates + (at * G + k) * n + task.channel, task.width);
+      if (Cell::kHighway) fill_zero(grad_highway + at * n + task.channel, task.width);
+    }
+  }
+};
+
+template <class Call>
+void with_cell(int cell, const Call& call) {
+  switch (cell) {  // the order of CELLS in cells.py
+    case 0: return call(Gilr<Tanh>());
+    case 1: return call(Gilr<Elu>());
+    case 2: return call(Gilr<Identity>());
+    case 3: return call(Gilr<Relu>());
+    case 4: return call(Surrogate());
+    case 5: return call(Lstm());
+    case 6: return call(Sru<Identity>());
+    case 7: return call(Sru<Tanh>());
+    case 8: return call(Qrnn());
+    case 9: return call(StronglyTypedRnn());
+    case 10: return call(StronglyTypedGru());
+    case 11: return call(StronglyTypedLstm());
+    case 12: return call(MinGru());
+    case 13: return call(MinLstm());
+  }
+}
+
+template <class Call>
+void with_dtype(int dtype, const Call& call) {
+  switch (dtype) {
+    case kFloat32: return call(float());
+    case kFloat64: return call(double());
+    case kFloat16: return call(Float16());
+    case kBFloat16: return call(BFloat16());
+  }
+}
+
+// Gates are arithmetic more than memory: narrower blocks and smaller tiles than a bare recurrence.
+constexpr Grain kGatedGrain{128, 2 << 10, 16 << 10};
+
+Rows rows_of(const Shape& shape, bool batch_first) {
+  return batch_first ? Rows{shape.T, 1} : Rows{1, shape.outer};
+}
+
+}  // namespace
+}  // namespace longrnn
+
+using namespace longrnn;
+
+EXPORT void longrnn_gated_recurrence_forward(
+    int dtype, int cell, int64_t batch, int64_t T, int64_t n, const int64_t* cu_seqlens,
+    int64_t sequences, const int64_t* lengths, int batch_first, int reverse, int threads,
+    const void* gates, const void* highway, const void* initial, void* output, void* states,
+    void* last) {
+  const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
+  with_dtype(dtype, [&](auto stored) {
+    using Stored = decltype(stored);
+    const Plan plan = make_plan<Compute<Stored>>(shape, kAuto, threads, kGatedGrain);
+    with_cell(cell, [&](auto definition) {
+      const GatedForward<decltype(definition), Stored> job{
+          shape,
+          rows_of(shape, batch_first),
+          static_cast<const Stored*>(gates),
+          static_cast<const Stored*>(highway),
+          static_cast<const Stored*>(initial),
+          static_cast<Stored*>(output),
+          static_cast<Stored*>(states),
+          static_cast<Stored*>(last)};
+      execute_job(plan, shape, job);
+    });
+  });
+}
+
+EXPORT void longrnn_gated_recurrence_backward(
+    int dtype, int cell, int64_t batch, int64_t T, int64_t n, const int64_t* cu_seqlens,
+    int64_t sequences, const int64_t* lengths, int batch_first, int reverse, int threads,
+    const void* grad_output, const void* grad_last, const void* gates, const void* highway,
+    const void* initial, const void* states, void* grad_gates, void* grad_highway,
+    void* grad_initial) {
+  const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
+  with_dtype(dtype, [&](auto stored) {
+    using Stored = decltype(stored);
+    const Plan plan = make_plan<Compute<Stored>>(shape, kAuto, threads, kGatedGrain);
+    with_cell(cell, [&](auto definition) {
+      const GatedBackward<decltype(definition), Stored> job{
+          shape,
+          rows_of(shape, batch_first),
+          static_cast<const Stored*>(grad_output),
+          static_cast<const Stored*>(grad_last),
+          static_cast<const Stored*>(gates),
+          static_cast<const Stored*>(highway),
+          static_cast<const Stored*>(initial),
+          static_cast<const Stored*>(states),
+          static_cast<Stored*>(grad_gates),
+          static_cast<Stored*>(grad_highway),
+          static_cast<Stored*>(grad_initial)};
+      execute_job(plan, shape, job);
+    });
+  });
+}

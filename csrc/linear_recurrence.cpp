@@ -42,9 +42,9 @@ void write_rows(Stored* out, int64_t row, const T* copy, int64_t rows, int64_t w
 template <class Stored>
 struct Forward {
   using T = Compute<Stored>;
+  using Tile = ForwardTile<T>;
   static constexpr int kArrays = 3;  // a, x, h
-  static constexpr bool kBackwards = false;
-
+  bool down() const { return shape.reverse; }
   const Shape& shape;
   Operand<Stored> a, x;
   const Stored* initial;
@@ -73,7 +73,7 @@ struct Forward {
     return tile;
   }
 
-  void finish_tile(const Task& task, int64_t begin, const ForwardTile<T>& tile, T* carry) const {
+  void finish_tile(const Task& task, int64_t begin, ForwardTile<T> tile, T* carry) const {
     run(tile, shape.reverse, streamed, carry);
     if constexpr (!std::is_same_v<Stored, T>)
       write_rows(h + (task.outer * shape.T + task.row + begin) * shape.inner + task.channel,
@@ -86,9 +86,9 @@ struct Forward {
 template <class Stored>
 struct Backward {
   using T = Compute<Stored>;
+  using Tile = AdjointTile<T>;
   static constexpr int kArrays = 5;  // a, y, h before, s, grad_a
-  static constexpr bool kBackwards = true;
-
+  bool down() const { return !shape.reverse; }
   const Shape& shape;
   Operand<Stored> a, y;
   const Stored *h, *initial;
@@ -197,11 +197,14 @@ bool streams(const Shape& shape, const Plan& plan, const void* out, const void* 
          aligned(plan.width * int64_t(sizeof(T)));
 }
 
+// Whole rows where possible: a burst from memory should be long, a page touched by one thread.
+constexpr Grain kGrain{1 << 10, 8 << 10, 64 << 10};
+
 template <class Stored>
 void forward(const Shape& shape, Algorithm algorithm, int threads, const void* a,
              const int64_t* a_strides, const void* x, const void* initial, void* h) {
   using T = Compute<Stored>;
-  const Plan plan = make_plan<T>(shape, algorithm, threads);
+  const Plan plan = make_plan<T>(shape, algorithm, threads, kGrain);
   const bool streamed = std::is_same_v<Stored, T> && streams<T>(shape, plan, h, nullptr);
   Forward<Stored> job{shape,
                       {static_cast<const Stored*>(a), a_strides[0], a_strides[1], a_strides[2]},
@@ -209,7 +212,7 @@ void forward(const Shape& shape, Algorithm algorithm, int threads, const void* a
                       static_cast<const Stored*>(initial),
                       static_cast<Stored*>(h),
                       streamed};
-  execute(plan, shape, job);
+  execute_job(plan, shape, job);
 }
 
 template <class Stored>
@@ -217,7 +220,7 @@ void backward(const Shape& shape, Algorithm algorithm, int threads, const void* 
               const int64_t* a_strides, const void* h, const void* initial, void* grad_a,
               void* grad_x, void* grad_initial) {
   using T = Compute<Stored>;
-  const Plan plan = make_plan<T>(shape, algorithm, threads);
+  const Plan plan = make_plan<T>(shape, algorithm, threads, kGrain);
   const bool streamed = std::is_same_v<Stored, T> && streams<T>(shape, plan, grad_x, grad_a);
   Backward<Stored> job{shape,
                        {static_cast<const Stored*>(a), a_strides[0], a_strides[1], a_strides[2]},
@@ -228,7 +231,7 @@ void backward(const Shape& shape, Algorithm algorithm, int threads, const void* 
                        static_cast<Stored*>(grad_x),
                        static_cast<Stored*>(grad_initial),
                        streamed};
-  execute(plan, shape, job);
+  execute_job(plan, shape, job);
 }
 
 template <class Call>

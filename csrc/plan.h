@@ -22,11 +22,15 @@ namespace longrnn {
 
 enum Algorithm { kAuto, kSerial, kParallel };
 
-constexpr int64_t kStreamedBytes = 8 << 20;   // results from here on bypass the cache
+constexpr int64_t kStreamedBytes = 24 << 20;   // results from here on bypass the cache
 constexpr int64_t kSmallElements = 1 << 14;   // less work than this stays on one thread
-constexpr int64_t kBlockBytes = 8 << 10;      // channels of a row that one task takes, at most
-constexpr int64_t kNarrowBytes = 256;         // and at least, unless the row is narrower
-constexpr int64_t kTileBytes = 64 << 10;      // one array's share of a tile in the cache
+
+// The sizes that suit a job: the piece of a row that one task takes, at least (unless the row is
+// shorter) and at most, and one array's share of a tile, all in bytes.
+struct Grain {
+  int64_t narrowest, widest, tile;
+};
+constexpr int64_t kSplitTileBytes = 64 << 10;  // split over time, tiles pay for a hand-over
 
 struct Shape {
   int64_t outer, T, inner;
@@ -64,7 +68,7 @@ struct Plan {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T>
-Plan make_plan(const Shape& shape, Algorithm algorithm, int threads) {
+Plan make_plan(const Shape& shape, Algorithm algorithm, int threads, const Grain& grain) {
   const int64_t elements = shape.outer * shape.T * shape.inner, count = shape.count();
   if (elements < kSmallElements || threads < 1) threads = 1;
   int64_t longest = 0;
@@ -78,17 +82,17 @@ Plan make_plan(const Shape& shape, Algorithm algorithm, int threads) {
   int64_t blocks = count < 4 * threads && count > 0 ? ceil_div(4 * threads, count) : 1;
   if (threads == 1) blocks = 1;
   int64_t width = ceil_div(shape.inner, blocks);
-  if (width * size < kNarrowBytes) width = kNarrowBytes / size;
-  if (width * size > kBlockBytes) width = kBlockBytes / size;
+  if (width * size < grain.narrowest) width = grain.narrowest / size;
+  if (width * size > grain.widest) width = grain.widest / size;
   width = ceil_div(width, line) * line;
   if (width > shape.inner) width = shape.inner > 0 ? shape.inner : 1;
-  Plan plan{threads, width, ceil_div(shape.inner, width), 0, false};
-  plan.tile = kTileBytes / size / width;
-  if (plan.tile < 16) plan.tile = 16;
+  auto tile = [&](int64_t bytes) { return bytes / size / width > 16 ? bytes / size / width : 16; };
+  Plan plan{threads, width, ceil_div(shape.inner, width), tile(grain.tile), false};
   // Split where one sequence is more than a thread's fair share and blocks cannot share it.
-  const bool lopsided = plan.blocks < threads && longest * threads > ceil_div(shape.T * shape.outer, 1) &&
-                        longest > 2 * plan.tile;
+  const bool lopsided = plan.blocks < threads && longest * threads > shape.outer * shape.T &&
+                        longest > 2 * tile(kSplitTileBytes);
   plan.split = algorithm == kParallel || (algorithm == kAuto && threads > 1 && lopsided);
+  if (plan.split) plan.tile = tile(kSplitTileBytes);
   return plan;
 }
 
@@ -108,20 +112,32 @@ T* thread_buffer(int64_t count) {
   return static_cast<T*>(buffer.get());
 }
 
-// Runs a job over all its tasks. The job's own steps:
-//   start(task, carry)                   the state before the first tile
-//   load(task, begin, rows, scratch)     a tile, ready for run and reduce of scan.h
-//   finish_tile(task, begin, tile, carry)    run it and write its results
-//   finish(task, carry)                  the state after the last tile
-template <class Job>
-void execute(const Plan& plan, const Shape& shape, const Job& job) {
-  using T = typename Job::T;
-  const bool down = shape.reverse != Job::kBackwards;  // time runs down in memory
-  const int64_t tasks = shape.count() * plan.blocks, scratch_size = Job::kArrays * plan.tile * plan.width;
+// What is done to every tile of every task.
+template <class Tile>
+struct Work {
+  using T = typename Tile::Number;
+  int arrays;  // of a tile's size, that `load` may use as scratch
+  bool down;   // whether time runs down in memory
+
+  Work(int arrays, bool down) : arrays(arrays), down(down) {}
+  // The state before the first tile.
+  virtual void start(const Task& task, T* carry) const = 0;
+  // The tile of `rows` steps from `begin`, ready for run and reduce of scan.h.
+  virtual Tile load(const Task& task, int64_t begin, int64_t rows, T* scratch) const = 0;
+  // Runs the tile and writes its results.
+  virtual void finish_tile(const Task& task, int64_t begin, Tile tile, T* carry) const = 0;
+  // The state after the last tile.
+  virtual void finish(const Task& task, const T* carry) const = 0;
+};
+
+template <class Tile>
+__attribute__((noinline)) void execute(const Plan& plan, const Shape& shape, const Work<Tile>& job) {
+  using T = typename Tile::Number;
+  const int64_t tasks = shape.count() * plan.blocks, scratch_size = job.arrays * plan.tile * plan.width;
   auto tile_begin = [&](const Task& task, int64_t k, int64_t& rows) {
     const int64_t first = k * plan.tile;
     rows = task.steps - first < plan.tile ? task.steps - first : plan.tile;
-    return down ? task.steps - first - rows : first;
+    return job.down ? task.steps - first - rows : first;
   };
 
   if (!plan.split) {
@@ -163,7 +179,7 @@ void execute(const Plan& plan, const Shape& shape, const Job& job) {
     } else {
       if (k + 1 < own) {
         for (int64_t c = 0; c < task.width; c++) partial[c] = T(0), product[c] = T(1);
-        reduce(tile, down, partial, product);
+        reduce(tile, job.down, partial, product);
       }
       wait_until_set(ready[item - tasks]);
       const T* before = &handed_on[(item - tasks) * plan.width];
@@ -181,6 +197,26 @@ void execute(const Plan& plan, const Shape& shape, const Job& job) {
     if (k + 1 >= own) job.finish(task, carry);
     stream_fence();
   });
+}
+
+// The same for a job by its type, so that `execute` is compiled once and not for every job.
+template <class Job>
+void execute_job(const Plan& plan, const Shape& shape, const Job& job) {
+  using Tile = typename Job::Tile;
+  using T = typename Tile::Number;
+  struct OfJob final : Work<Tile> {
+    const Job& job;
+    explicit OfJob(const Job& job) : Work<Tile>{Job::kArrays, job.down()}, job(job) {}
+    void start(const Task& task, T* carry) const override { job.start(task, carry); }
+    Tile load(const Task& task, int64_t begin, int64_t rows, T* scratch) const override {
+      return job.load(task, begin, rows, scratch);
+    }
+    void finish_tile(const Task& task, int64_t begin, Tile tile, T* carry) const override {
+      job.finish_tile(task, begin, tile, carry);
+    }
+    void finish(const Task& task, const T* carry) const override { job.finish(task, carry); }
+  };
+  execute(plan, shape, OfJob(job));
 }
 
 }  // namespace longrnn

@@ -19,6 +19,7 @@ enum class Store { kNone, kCached, kStreamed };
 
 template <class T>
 struct ForwardTile {
+  using Number = T;
   int64_t rows, width;
   const T* a;
   int64_t a_row;
@@ -30,6 +31,7 @@ struct ForwardTile {
 
 template <class T>
 struct AdjointTile {
+  using Number = T;
   int64_t rows, width;
   const T* a;
   int64_t a_row;
@@ -262,7 +264,7 @@ void adjoint_in(const AdjointTile<T>& tile, T* carry, T* product) {
 
 // Runs a tile: writes its states and leaves the last one in `carry`.
 template <class T>
-void run(const ForwardTile<T>& tile, bool down, bool streamed, T* carry) {
+__attribute__((noinline)) void run(const ForwardTile<T>& tile, bool down, bool streamed, T* carry) {
   constexpr T* kNo = nullptr;
   if (streamed)
     down ? forward_in<T, Store::kStreamed, false, true>(tile, carry, kNo)
@@ -273,7 +275,7 @@ void run(const ForwardTile<T>& tile, bool down, bool streamed, T* carry) {
 }
 
 template <class T>
-void run(const AdjointTile<T>& tile, bool down, bool streamed, T* carry) {
+__attribute__((noinline)) void run(const AdjointTile<T>& tile, bool down, bool streamed, T* carry) {
   constexpr T* kNo = nullptr;
   if (streamed)
     down ? adjoint_in<T, Store::kStreamed, false, true>(tile, carry, kNo)
@@ -285,13 +287,13 @@ void run(const AdjointTile<T>& tile, bool down, bool streamed, T* carry) {
 
 // What a tile does to any state: state after = product * state before + carry. Writes no states.
 template <class T>
-void reduce(const ForwardTile<T>& tile, bool down, T* carry, T* product) {
+__attribute__((noinline)) void reduce(const ForwardTile<T>& tile, bool down, T* carry, T* product) {
   down ? forward_in<T, Store::kNone, true, true>(tile, carry, product)
        : forward_in<T, Store::kNone, true, false>(tile, carry, product);
 }
 
 template <class T>
-void reduce(const AdjointTile<T>& tile, bool down, T* carry, T* product) {
+__attribute__((noinline)) void reduce(const AdjointTile<T>& tile, bool down, T* carry, T* product) {
   down ? adjoint_in<T, Store::kNone, true, true>(tile, carry, product)
        : adjoint_in<T, Store::kNone, true, false>(tile, carry, product);
 }

@@ -1,5 +1,7 @@
 """Input checks: the only place where errors of shape, dtype, device and size are worded."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -68,7 +70,7 @@ def check_cu_seqlens_values(cu_seqlens: Tensor, T: int) -> None:
     ends = cu_seqlens.tolist()
     if len(ends) < 2 or ends[0] != 0 or ends[-1] != T:
         raise ValueError(f"cu_seqlens must run from 0 to T={T}, got {_short(ends)}")
-    for before, after in zip(ends, ends[1:], strict=False):
+    for before, after in itertools.pairwise(ends):
         if after < before:
             raise ValueError(f"cu_seqlens must ascend, got {after} after {before}")
 

@@ -19,7 +19,7 @@ def library() -> ctypes.CDLL | None:
     if path is None:
         warnings.warn(
             "longrnn runs in plain PyTorch, several times slower, because its CPU kernels were "
-            "not built. Install a C++ compiler (GCC 12 or Clang 15, or later) and reinstall longrnn.",
+            "not built. Install a C++ compiler (GCC 12 or Clang 15) and reinstall longrnn.",
             stacklevel=2,
         )
         return None

@@ -74,3 +74,17 @@ CELLS: dict[str, Cell] = {
     "min-gru": Cell(2, lambda z, h: (sigmoid(-z), sigmoid(z) * h)),
     "min-lstm": Cell(3, _min_lstm),
 }
+
+
+def allocate(
+    gates: Tensor, initial_state: Tensor, cell: str, keep_states: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fresh output, states for the backward, and final state.
+
+    The states are empty where nobody asks for them, and where the output holds them already.
+    """
+    n = gates.shape[-1] // CELLS[cell].gates
+    output = gates.new_empty((*gates.shape[:-1], n))
+    keep_states = keep_states and CELLS[cell].output is not None
+    states = torch.empty_like(output) if keep_states else gates.new_empty(0)
+    return output, states, initial_state.new_empty(initial_state.shape)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longrnn import _checks, _native
-from longrnn.ops.gated_recurrence.cells import CELLS
+from longrnn import _native
+from longrnn.ops.gated_recurrence import cpu
+from longrnn.ops.gated_recurrence.cells import CELLS, allocate
 from longrnn.ops.gated_recurrence.plain import gated_recurrence_plain
 
 
@@ -63,11 +64,12 @@ def gated_recurrence(
         >>> output.flatten().tolist(), state.tolist()
         ([0.5, 0.25, 0.125], [[0.125]])
     """
-    n = gates.shape[-1] // CELLS[cell].gates
+    gates.shape[-1] // CELLS[cell].gates
     dim = 1 if batch_first and cu_seqlens is None else 0
     initial_state = initial_state.to(gates.dtype)
-    if highway is not None:
-        highway = highway.to(gates.dtype)
+    highway = None if highway is None else highway.to(gates.dtype)
+    lengths = None if lengths is None else lengths.long()
+    cu_seqlens = None if cu_seqlens is None else cu_seqlens.long()
     keep = torch.is_grad_enabled() and (
         gates.requires_grad
         or initial_state.requires_grad
@@ -101,17 +103,14 @@ def _has_kernel(device: torch.device) -> bool:
     return device.type in ("cuda", "meta") or (device.type == "cpu" and _native.available())
 
 
-def stores_states(cell: str) -> bool:
-    """Whether the backward needs states that the output does not hold."""
-    return CELLS[cell].output is not None
+@torch.library.impl("longrnn::gated_recurrence", "CPU")
+def _forward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return cpu.forward(*arguments)
 
 
-def _allocate(gates: Tensor, initial_state: Tensor, cell: str, keep: bool) -> tuple[Tensor, ...]:
-    """Fresh output, states (empty where the output holds them or nobody asks) and final state."""
-    n = gates.shape[-1] // CELLS[cell].gates
-    output = gates.new_empty((*gates.shape[:-1], n))
-    states = torch.empty_like(output) if keep and stores_states(cell) else gates.new_empty(0)
-    return output, states, initial_state.new_empty(initial_state.shape)
+@torch.library.impl("longrnn::gated_recurrence_backward", "CPU")
+def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return cpu.backward(*arguments)
 
 
 def _differentiate_plain(
@@ -124,7 +123,7 @@ def _differentiate_plain(
     *,
     create_graph: bool,
 ) -> tuple[Tensor, ...]:
-    """Gradients of the plain form with respect to `inputs`: gates, highway if any, initial state."""
+    """Gradients of the plain form by `inputs`: gates, highway if any, initial state."""
     highway = inputs[1] if len(inputs) == 3 else None
     with torch.enable_grad():
         output, _, last = gated_recurrence_plain(
@@ -153,7 +152,7 @@ def _forward_fake(
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, ...]:
-    return _allocate(gates, initial_state, cell, keep)
+    return allocate(gates, initial_state, cell, keep)
 
 
 @torch.library.register_fake("longrnn::gated_recurrence_backward")

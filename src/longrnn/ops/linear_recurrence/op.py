@@ -5,7 +5,7 @@ recurrence as a dispatcher op with one kernel a device (`cpu.py`, `gpu.py`, `pla
 gradient for all of them, because the gradient of a linear recurrence is one run the other way:
 
     forward    h_t = a_t h_{t-1} + x_t                    (left to right)
-    backward   s_t = a_{t+1} s_{t+1} + y_t                (right to left; y is the output's gradient)
+    backward   s_t = a_{t+1} s_{t+1} + y_t                (right to left; y: gradient of h)
                grad_x_t = s_t,  grad_a_t = s_t h_{t-1},  grad_h0 = a_1 s_1
     twice      r_t = a_t r_{t-1} + u_t + v_t h_{t-1},  r_0 = w    for cotangents u, v, w of those
                grad_y_t = r_t,  grad_a_t = r_{t-1} s_t,  grad_h_{t-1} = v_t s_t

@@ -1,5 +1,7 @@
 """`linear_recurrence` in plain PyTorch: for devices without a kernel of ours."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ def forward(
     out = torch.empty_like(impulses, memory_format=torch.contiguous_format)
     pieces = out.movedim(dim, 0)
     ends = [0, x.shape[0]] if cu_seqlens is None else cu_seqlens.tolist()
-    for n, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+    for n, (start, end) in enumerate(itertools.pairwise(ends)):
         if h0 is None:
             first = torch.zeros_like(x[0]) if end > start else None
         else:

@@ -1,5 +1,7 @@
 """The definition of `linear_recurrence`: a loop that a reader can check by eye."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ def linear_recurrence_reference(
     # unbind, not decays[t]: the gradient of an index fills a whole tensor at each step.
     decay_steps, impulse_steps = decays.unbind(dim), impulses.unbind(dim)
     states = list(impulse_steps)
-    for n, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+    for n, (start, end) in enumerate(itertools.pairwise(ends)):
         h: Tensor | float = 0.0
         if initial_state is not None:
             h = initial_state if cu_seqlens is None else initial_state.select(dim, n)

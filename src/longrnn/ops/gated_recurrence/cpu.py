@@ -1,0 +1,111 @@
+"""CPU kernel of `gated_recurrence`: pointers and sizes to compiled code."""
+
+import torch
+from torch import Tensor
+
+from longrnn import _native
+from longrnn.ops.gated_recurrence.cells import CELLS, allocate
+from longrnn.ops.linear_recurrence.cpu import DTYPES
+
+_NUMBER = {name: i for i, name in enumerate(CELLS)}
+
+
+def forward(
+    gates: Tensor,
+    highway: Tensor | None,
+    initial_state: Tensor,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    cell: str,
+    dim: int,
+    reverse: bool,
+    keep_states: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the layer; see `op.py` for what the arguments mean."""
+    gates, initial_state = gates.contiguous(), initial_state.contiguous()
+    output, states, last = allocate(gates, initial_state, cell, keep_states)
+    if not output.numel():
+        return output, states, last.copy_(initial_state)
+    _native.advise(output)
+    _native.advise(states)
+    highway = None if highway is None else highway.contiguous()
+    _native.function("gated_recurrence_forward", "iinnnpnpiiipppppp")(
+        *_common(gates, cell, lengths, cu_seqlens, dim, reverse),
+        gates.data_ptr(),
+        None if highway is None else highway.data_ptr(),
+        initial_state.data_ptr(),
+        output.data_ptr(),
+        states.data_ptr() if states.numel() else None,
+        last.data_ptr(),
+    )
+    return output, states, last
+
+
+def backward(
+    grad_output: Tensor | None,
+    grad_final: Tensor | None,
+    gates: Tensor,
+    highway: Tensor | None,
+    initial_state: Tensor,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    output: Tensor,
+    states: Tensor,
+    cell: str,
+    dim: int,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of gates, highway (empty if None) and initial state, in one pass."""
+    gates, initial_state = gates.contiguous(), initial_state.contiguous()
+    grad_gates = torch.empty_like(gates)
+    grad_highway = gates.new_empty(0) if highway is None else torch.empty_like(output)
+    grad_initial = torch.empty_like(initial_state)
+    grad_output = None if grad_output is None else grad_output.contiguous()
+    grad_final = None if grad_final is None else grad_final.contiguous()
+    if not output.numel():
+        if grad_final is None:
+            grad_initial.zero_()
+        else:
+            grad_initial.copy_(grad_final)
+        return grad_gates, grad_highway, grad_initial
+    _native.advise(grad_gates)
+    _native.advise(grad_highway)
+    highway = None if highway is None else highway.contiguous()
+    _native.function("gated_recurrence_backward", "iinnnpnpiiippppppppp")(
+        *_common(gates, cell, lengths, cu_seqlens, dim, reverse),
+        None if grad_output is None else grad_output.data_ptr(),
+        None if grad_final is None else grad_final.data_ptr(),
+        gates.data_ptr(),
+        None if highway is None else highway.data_ptr(),
+        initial_state.data_ptr(),
+        (states if states.numel() else output).data_ptr(),
+        grad_gates.data_ptr(),
+        grad_highway.data_ptr(),
+        grad_initial.data_ptr(),
+    )
+    return grad_gates, grad_highway, grad_initial
+
+
+def _common(
+    gates: Tensor,
+    cell: str,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    dim: int,
+    reverse: bool,
+) -> tuple[int | None, ...]:
+    features = gates.shape[-1] // CELLS[cell].gates
+    batch = 1 if cu_seqlens is not None else gates.shape[1 - dim]
+    return (
+        DTYPES[gates.dtype],
+        _NUMBER[cell],
+        batch,
+        gates.shape[dim],
+        features,
+        None if cu_seqlens is None else cu_seqlens.data_ptr(),
+        1 if cu_seqlens is None else cu_seqlens.numel() - 1,
+        None if lengths is None else lengths.data_ptr(),
+        dim == 1,
+        reverse,
+        torch.get_num_threads(),
+    )
