@@ -50,7 +50,9 @@ def gilr_lstm(p, x, state, options):
     gate, impulse = affine(p, x, 2, "weight_is", "bias_is")
     after = sigmoid(gate) * before + (1 - sigmoid(gate)) * tanh(impulse)
     seen = before if options.get("surrogate_shift", True) else after
-    i, f, g, o = (a + b for a, b in zip(affine(p, x, 4), (p["weight_sh"] @ seen).chunk(4)))
+    i, f, g, o = (
+        a + b for a, b in zip(affine(p, x, 4), (p["weight_sh"] @ seen).chunk(4), strict=True)
+    )
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
     return sigmoid(o) * c, (after, c)
 
