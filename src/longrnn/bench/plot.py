@@ -1,0 +1,59 @@
+"""Log-log plots of results: time against length, and the least that the machine allows."""
+
+from pathlib import Path
+
+from longrnn.bench.markdown import latest
+from longrnn.bench.results import Row
+
+_GROUPS = {"recurrence": "sweep", "layers": "sweep", "streaming": "streaming"}
+_UNITS = {"recurrence": "ms a call", "layers": "ms a call", "streaming": "ms a piece"}
+
+
+def plot(rows: list[Row], folder: str | Path) -> list[Path]:
+    """Draw one picture of each pass of a suite.
+
+    Args:
+        rows: Of one suite and device, as read from its file.
+        folder: Where `<suite>-<device>-<pass>.png` go; made if need be.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: If no contender was timed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    timed = [row for row in latest(rows) if row["status"] == "timed"]
+    if not timed:
+        raise ValueError("rows must hold a timed contender, got none")
+    suite, device = timed[0]["suite"], timed[0]["device"]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    made = []
+    for name in dict.fromkeys(row["pass"] for row in timed):
+        shown = [r for r in timed if r["pass"] == name and r["dtype"] == "float32"]
+        swept = [r for r in shown if r["group"] == _GROUPS[suite]] or shown
+        figure = Figure(figsize=(8, 5.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for contender in dict.fromkeys(r["contender"] for r in swept if r["kind"] != "products"):
+            points = sorted((r["T"], r["median_ms"]) for r in swept if r["contender"] == contender)
+            ours = next(r for r in swept if r["contender"] == contender)["kind"] == "ours"
+            axes.plot(*zip(*points, strict=True), "-o" if ours else "--.", label=contender)
+        limits = sorted({(r["T"], r["limit_ms"]) for r in swept if "limit_ms" in r})
+        if suite == "recurrence" and limits:
+            label = "the bytes that must move"
+            axes.plot(*zip(*limits, strict=True), color="black", linewidth=2, label=label)
+        elif limits:
+            least = {T: min(ms for t, ms in limits if t == T) for T, _ in limits}
+            label = "the fewest multiply-adds"
+            axes.plot(list(least), list(least.values()), color="black", linewidth=2, label=label)
+        axes.set(xscale="log", yscale="log", xlabel="steps T", ylabel=_UNITS[suite])
+        axes.set_title(f"{suite}, {name}, {swept[0]['gpu'] or swept[0]['cpu']}")
+        axes.grid(True, which="both", alpha=0.2)
+        axes.legend(fontsize="x-small", ncols=2)
+        path = Path(folder) / f"{suite}-{device}-{name}.png"
+        figure.savefig(path, dpi=120)
+        made.append(path)
+    return made
