@@ -1,7 +1,9 @@
 """What the GPU kernels of both recurrences share: block sizes, the scan of a tile, the chain.
 
-A program holds a tile of BLOCK_T steps by BLOCK_D channels in registers and solves it by an
-associative scan of the maps h -> a h + b. Two regimes differ in where the state before a tile
+A program holds a tile of SEGMENTS times STEPS steps by WIDTH channels in registers, and solves it
+by an associative scan of the maps h -> a h + b: along the steps of a segment, which one thread
+holds, and then over the segments. (Where time is contiguous there is one segment, and threads share
+it.) Two regimes differ in where the state before a tile
 comes from:
 
     plain     one program a block of channels walks over all of time and keeps the state
@@ -16,8 +18,10 @@ sizes alone, never by which tile came first, so that results are reproducible to
 Numbers are pairs (re, im) throughout; for real dtypes im is an alias that nothing uses.
 """
 
+import itertools
 import math
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -26,44 +30,55 @@ import triton.language as tl
 from torch import Tensor
 
 
+# Bytes of a number as it is carried, and the dtype of its parts.
+CARRY = {
+    torch.float16: (4, tl.float32),
+    torch.bfloat16: (4, tl.float32),
+    torch.float32: (4, tl.float32),
+    torch.float64: (8, tl.float64),
+    torch.complex64: (8, tl.float32),
+    torch.complex128: (16, tl.float64),
+}
+
+
 class Block(NamedTuple):
-    """Block sizes of one kernel in one regime, for numbers carried in 4 bytes."""
+    """Block sizes of one kernel in one regime."""
 
-    elements: int  # of a tile, a thread: the widest that keeps what is live in registers
-    warps: int  # at most, of a program
-    row: int  # channels of a tile at most, where channels are contiguous: 128 bytes or more
-    rows: int  # steps of a tile at most, where channels are contiguous
+    elements: int  # a thread, of numbers carried in 4 bytes: what is live must fit in registers
+    warps: int  # of a program, at most
+    row: int  # bytes that lie side by side in a tile, at most
 
 
-# The one place for tuning. Chosen by reasoning, to be measured: a forward keeps two numbers an
-# element alive, a linear backward four, a gated one up to eight; 255 registers a thread spill.
-# Chained tiles are large, since a tile costs a wait; plain ones are narrow in time, so that a
-# thread walks along its channels without talking to others, and have one warp, so that no barrier
-# stops it.
+# The one place for tuning: chosen by reasoning and by the registers that the compiler reports
+# (see docs/gpu.md), to be measured. Chained tiles are large, since each costs a wait, and leave
+# room for two programs or more a multiprocessor, so that one loads while another waits. Plain ones
+# have one warp, so that no barrier stops it, and a lane for each 16 bytes of a row, so that a
+# thread walks along its channels without talking to others.
 BLOCKS = {
-    ("plain", "linear_forward"): Block(32, 1, 128, 16),
-    ("plain", "linear_backward"): Block(16, 1, 128, 16),
-    ("plain", "gated_forward"): Block(16, 1, 128, 16),
-    ("plain", "gated_backward"): Block(8, 1, 128, 16),
-    ("chained", "linear_forward"): Block(32, 8, 32, 1 << 20),
-    ("chained", "linear_backward"): Block(16, 8, 32, 1 << 20),
-    ("chained", "gated_forward"): Block(16, 8, 32, 1 << 20),
-    ("chained", "gated_backward"): Block(8, 8, 32, 1 << 20),
+    ("plain", "linear_forward"): Block(32, 1, 512),
+    ("plain", "linear_backward"): Block(16, 1, 512),
+    ("plain", "gated_forward"): Block(16, 1, 512),
+    ("plain", "gated_backward"): Block(8, 1, 512),
+    ("chained", "linear_forward"): Block(32, 8, 128),
+    ("chained", "linear_backward"): Block(16, 8, 128),
+    ("chained", "gated_forward"): Block(16, 8, 128),
+    ("chained", "gated_backward"): Block(8, 8, 128),
 }
 PROGRAMS = 8  # plain programs a multiprocessor from which the chain is not worth its waits
 TILES = 2  # tiles a multiprocessor that small problems are cut into
 HOP = 1 << 20  # elements that one wait on another group is spread over: about 1 us of traffic
 GROUP = 128  # tiles of a group at most: each reads the maps of those before it
-LOOK = 8  # maps a thread composes at a time
+LOOK = 4  # maps a thread composes at a time
 
 
 class Plan(NamedTuple):
-    """How one call is cut up."""
+    """How one call is cut up: a tile is `steps` by `segments` of time by `width` channels."""
 
     chained: bool
     time_last: bool
-    block_t: int
-    block_d: int
+    steps: int
+    segments: int
+    width: int
     group: int
     look: int
     warps: int
@@ -75,8 +90,9 @@ class Plan(NamedTuple):
         return {
             "CHAINED": self.chained,
             "TIME_LAST": self.time_last,
-            "BLOCK_T": self.block_t,
-            "BLOCK_D": self.block_d,
+            "STEPS": self.steps,
+            "SEGMENTS": self.segments,
+            "WIDTH": self.width,
             "GROUP": self.group,
             "LOOK": self.look,
             "num_warps": self.warps,
@@ -87,42 +103,47 @@ class Plan(NamedTuple):
         return (self.blocks * (self.chunks if self.chained else 1),)
 
 
-def plan(
-    kind: str, T: int, outer: int, inner: int, nbytes: int, algorithm: str, device: torch.device
-) -> Plan:
-    """Choose regime and block sizes for (outer, T, inner) numbers carried in `nbytes`."""
-    processors = _processors(device)
-    plain = _cut("plain", kind, T, outer, inner, nbytes, processors)
+def plan(kind: str, T: int, outer: int, inner: int, x: Tensor, algorithm: str) -> Plan:
+    """Choose regime and block sizes for (outer, T, inner) numbers of the dtype of `x`."""
+    processors = _processors(x.device)
+    plain = _cut("plain", kind, T, outer, inner, x, processors)
     if algorithm == "serial" or plain.chunks == 1:
         return plain
     if algorithm == "auto" and plain.blocks >= PROGRAMS * processors:
         return plain
-    return _cut("chained", kind, T, outer, inner, nbytes, processors)
+    return _cut("chained", kind, T, outer, inner, x, processors)
 
 
 def _cut(
-    regime: str, kind: str, T: int, outer: int, inner: int, nbytes: int, processors: int
+    regime: str, kind: str, T: int, outer: int, inner: int, x: Tensor, processors: int
 ) -> Plan:
-    block = BLOCKS[regime, kind]
-    per_thread = max(1, block.elements * 4 // nbytes)
-    most = triton.next_power_of_2(triton.cdiv(T * outer * inner, TILES * processors))
-    size = 32 * per_thread * max(1, min(block.warps, most // (32 * per_thread)))
+    block, chained = BLOCKS[regime, kind], regime == "chained"
+    nbytes, channels, power = CARRY[x.dtype][0], outer * inner, triton.next_power_of_2
+    elements = max(1, block.elements * 4 // nbytes)
+    wide = 1 if x.is_complex() else max(1, min(16 // x.element_size(), elements))  # one load
+    most = power(triton.cdiv(T * channels, TILES * processors))
+    warps = max(1, min(block.warps, most // (32 * elements)))
+    lanes = 32 * warps * wide
+    steps, segments = max(1, elements // wide), 1
     if inner == 1:
-        block_t = min(triton.next_power_of_2(T), size)
+        steps = min(power(T), steps * lanes)
+        width = min(power(channels), max(1, elements * 32 * warps // steps))
     else:
-        # A power of two: odd widths leave lanes idle, which costs less than a ragged row.
-        row = min(triton.next_power_of_2(inner), block.row, size)
-        block_t = min(triton.next_power_of_2(T), block.rows, size // row)
-    block_d = min(triton.next_power_of_2(outer * inner), size // block_t)
-    chained = regime == "chained"
-    chunks, blocks = triton.cdiv(T, block_t), triton.cdiv(outer * inner, block_d)
-    warps = max(1, min(block.warps, block_t * block_d // (32 * per_thread)))
+        width = min(power(inner), max(1, block.row // x.element_size()), lanes)
+        steps = min(power(T), steps)
+        if chained:
+            segments = min(triton.cdiv(power(T), steps), lanes // width)
+        if steps * segments >= T:
+            width = min(power(channels), lanes // segments)
+    size = steps * segments * width
+    chunks, blocks = triton.cdiv(T, steps * segments), triton.cdiv(channels, width)
+    warps = max(1, min(warps, size // (32 * elements)))
     group = look = 1
     if chained:
-        hop = triton.next_power_of_2(triton.cdiv(HOP, block_t * block_d * blocks))
-        group = min(hop, GROUP, triton.next_power_of_2(chunks))
-        look = max(1, min(group, LOOK * 4 * 32 * warps // (nbytes * block_d)))
-    return Plan(chained, inner == 1, block_t, block_d, group, look, warps, chunks, blocks)
+        hop = power(triton.cdiv(HOP, size * blocks))
+        group = min(hop, GROUP, power(chunks))
+        look = max(1, min(group, LOOK * 4 * 32 * warps // (nbytes * width)))
+    return Plan(chained, inner == 1, steps, segments, width, group, look, warps, chunks, blocks)
 
 
 @lru_cache
@@ -143,10 +164,10 @@ class Scratch(NamedTuple):
 
 
 def scratch(
-    p: Plan, T: int, channels: int, nbytes: int, cu_seqlens: Tensor | None, x: Tensor, reverse: bool
+    p: Plan, T: int, channels: int, cu_seqlens: Tensor | None, x: Tensor, reverse: bool
 ) -> Scratch:
     """Allocate and zero what the plan needs, in one piece, and mark the sequences' ends."""
-    words = nbytes // 4  # of a number; each word of 64 bits holds 32 of it and a flag
+    words = CARRY[x.dtype][0] // 4  # of a number: 64 bits each, 32 of it and a flag
     sizes = [1, p.chunks * channels * 2 * words, triton.cdiv(p.chunks, p.group) * channels * words]
     sizes = [*(sizes if p.chained else [0] * 3), *([0, 0] if cu_seqlens is None else [T, T])]
     if not sum(sizes):
@@ -186,7 +207,7 @@ def three(x: Tensor, dim: int) -> tuple[Tensor, tuple[int, int, int]]:
 def _collapse(shape: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
     """The one stride that steps through several dimensions in order; None if there is none."""
     kept = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
-    for (_, s), (m, t) in zip(kept, kept[1:], strict=False):
+    for (_, s), (m, t) in itertools.pairwise(kept):
         if s != m * t:
             return None
     return kept[-1][1] if kept else 0
@@ -225,43 +246,26 @@ def claim(ticket_ptr, chunks, blocks, CHAINED: tl.constexpr):
 def times(
     first,
     chunks,
-    BLOCK_T: tl.constexpr,
+    STEPS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
     BACKWARDS: tl.constexpr,
     TIME_LAST: tl.constexpr,
 ):
-    """Steps of a chunk, (BLOCK_T,).
+    """Times of a tile, (STEPS, SEGMENTS, 1), in run order.
 
-    A run backwards lists rows latest first. Where time is contiguous it keeps the order of memory,
-    for wide loads, and the scan is reversed instead.
+    But where time is contiguous a run backwards keeps the order of memory, for wide loads, and the
+    scan is reversed instead.
     """
-    step = tl.arange(0, BLOCK_T).to(tl.int64)
+    BLOCK: tl.constexpr = STEPS * SEGMENTS
+    step = tl.arange(0, STEPS).to(tl.int64)[:, None, None]
+    step += (tl.arange(0, SEGMENTS) * STEPS)[None, :, None]
     if BACKWARDS:
         if not TIME_LAST:
-            step = BLOCK_T - 1 - step
-        t = (chunks - 1 - first) * BLOCK_T + step
+            step = BLOCK - 1 - step
+        t = (chunks - 1 - first) * BLOCK + step
     else:
-        t = first * BLOCK_T + step
+        t = first * BLOCK + step
     return t
-
-
-@triton.jit
-def over_time(t, TIME_LAST: tl.constexpr):
-    """Lay what has an entry a step along the tile's time axis."""
-    if TIME_LAST:
-        tile = t[None, :]
-    else:
-        tile = t[:, None]
-    return tile
-
-
-@triton.jit
-def over_channels(c, TIME_LAST: tl.constexpr):
-    """Lay what has an entry a channel along the tile's other axis."""
-    if TIME_LAST:
-        tile = c[:, None]
-    else:
-        tile = c[None, :]
-    return tile
 
 
 @triton.jit
@@ -284,7 +288,7 @@ def store(ptr, offset, re, im, mask, COMPLEX: tl.constexpr):
 
 @triton.jit
 def multiply_add(ar, ai, br, bi, cr, ci, COMPLEX: tl.constexpr):
-    """a b + c."""
+    """A b + c."""
     if COMPLEX:
         re = ar * br - ai * bi + cr
         im = ar * bi + ai * br + ci
@@ -324,28 +328,74 @@ def scan(ar, ai, br, bi, AXIS: tl.constexpr, REVERSED: tl.constexpr, COMPLEX: tl
 
 
 @triton.jit
-def scan_tile(
-    ar, ai, br, bi, BACKWARDS: tl.constexpr, TIME_LAST: tl.constexpr, COMPLEX: tl.constexpr
-):
-    """`scan` along the tile's time axis, in run order."""
-    if TIME_LAST:
-        ar, ai, br, bi = scan(ar, ai, br, bi, 1, BACKWARDS, COMPLEX)
-    else:
-        ar, ai, br, bi = scan(ar, ai, br, bi, 0, False, COMPLEX)
-    return ar, ai, br, bi
+def _compose_exclusive(a, b, ea, eb, a_next, b_next, ea_next, eb_next):
+    """`_compose`, and beside it the composition of all but the last."""
+    return a_next * a, a_next * b + b_next, ea_next * a, ea_next * b + eb_next
 
 
 @triton.jit
-def final(x, BLOCK_T: tl.constexpr, BACKWARDS: tl.constexpr, TIME_LAST: tl.constexpr):
-    """What a tile holds for its last step in run order, (BLOCK_D,)."""
-    step = tl.arange(0, BLOCK_T)
-    if TIME_LAST:
-        if BACKWARDS:
-            step = BLOCK_T - 1 - step
-        row = tl.sum(tl.where(step[None, :] == BLOCK_T - 1, x, 0.0), 1)
-    else:
-        row = tl.sum(tl.where(step[:, None] == BLOCK_T - 1, x, 0.0), 0)
-    return row
+def _compose_exclusive_complex(
+    ar, ai, br, bi, er, ei, fr, fi, ar1, ai1, br1, bi1, er1, ei1, fr1, fi1
+):
+    r0, r1, r2, r3 = _compose_complex(ar, ai, br, bi, ar1, ai1, br1, bi1)
+    e0, e1, e2, e3 = _compose_complex(ar, ai, br, bi, er1, ei1, fr1, fi1)
+    return r0, r1, r2, r3, e0, e1, e2, e3
+
+
+@triton.jit
+def last(x, N: tl.constexpr, REVERSED: tl.constexpr):
+    """What axis 0, of length N, ends with."""
+    step = tl.arange(0, N)
+    END: tl.constexpr = 0 if REVERSED else N - 1
+    at = step[:, None] == END if len(x.shape) == 2 else step[:, None, None] == END
+    return tl.sum(tl.where(at, x, 0.0), 0)
+
+
+@triton.jit
+def scan_tile(
+    ar,
+    ai,
+    br,
+    bi,
+    STEPS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    REVERSED: tl.constexpr,
+    COMPLEX: tl.constexpr,
+):
+    """Compose the maps of a tile (STEPS, SEGMENTS, WIDTH).
+
+    Returns, four numbers each: the map from the start of its segment to each step; the map from
+    the start of the tile to that of each segment (SEGMENTS, WIDTH); the tile's own map (WIDTH,).
+    """
+    if STEPS > 1:
+        ar, ai, br, bi = scan(ar, ai, br, bi, 0, REVERSED, COMPLEX)
+    mr = last(ar, STEPS, REVERSED)
+    mi = last(ai, STEPS, REVERSED)
+    sr = last(br, STEPS, REVERSED)
+    si = last(bi, STEPS, REVERSED)
+    er = tl.full(mr.shape, 1.0, mr.dtype)
+    ei = tl.zeros(mr.shape, mr.dtype)
+    fr = ei
+    fi = ei
+    if SEGMENTS > 1:
+        if COMPLEX:
+            mr, mi, sr, si, er, ei, fr, fi = tl.associative_scan(
+                (mr, mi, sr, si, er, ei, fr, fi), 0, _compose_exclusive_complex
+            )
+        else:
+            mr, sr, er, fr = tl.associative_scan((mr, sr, er, fr), 0, _compose_exclusive)
+    mr = last(mr, SEGMENTS, False)
+    mi = last(mi, SEGMENTS, False)
+    sr = last(sr, SEGMENTS, False)
+    si = last(si, SEGMENTS, False)
+    return ar, ai, br, bi, er, ei, fr, fi, mr, mi, sr, si
+
+
+@triton.jit
+def apply_tile(ar, ai, br, bi, er, ei, fr, fi, hr, hi, COMPLEX: tl.constexpr):
+    """The state after each step of a tile, from the state before it (WIDTH,)."""
+    hr, hi = multiply_add(er, ei, hr[None, :], hi[None, :], fr, fi, COMPLEX)
+    return multiply_add(ar, ai, hr[None, :, :], hi[None, :, :], br, bi, COMPLEX)
 
 
 # A published number lies in 64-bit words, each with 32 bits of it and a flag in one: whoever reads
@@ -356,7 +406,7 @@ _BITS = tl.constexpr((1 << 32) - 1)
 
 @triton.jit
 def _publish(ptr, stride, x, mask, CARRY: tl.constexpr):
-    if CARRY == tl.float64:
+    if tl.float64 == CARRY:
         bits = x.to(tl.int64, bitcast=True)
         tl.atomic_xchg(ptr, (bits & _BITS) | _READY, mask=mask, sem="relaxed")
         tl.atomic_xchg(ptr + stride, ((bits >> 32) & _BITS) | _READY, mask=mask, sem="relaxed")
@@ -375,7 +425,7 @@ def _await_word(ptr, mask):
 
 @triton.jit
 def _await(ptr, stride, mask, CARRY: tl.constexpr):
-    if CARRY == tl.float64:
+    if tl.float64 == CARRY:
         low = _await_word(ptr, mask)
         x = (low | (_await_word(ptr + stride, mask) << 32)).to(tl.float64, bitcast=True)
     else:
@@ -398,16 +448,16 @@ def chain(
     C,
     CARRY: tl.constexpr,
     COMPLEX: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
     LOOK: tl.constexpr,
 ):
     """The state before a chunk whose own map is h -> a h + b; `h` if it is in the first group.
 
-    All are (BLOCK_D,). The numbers of a map lie in the order ar, br, ai, bi, those of a state in
+    All are (WIDTH,). The numbers of a map lie in the order ar, br, ai, bi, those of a state in
     the order re, im.
     """
-    W: tl.constexpr = 2 if CARRY == tl.float64 else 1  # words of a number
+    W: tl.constexpr = 2 if tl.float64 == CARRY else 1  # words of a number
     MAP: tl.constexpr = 4 * W if COMPLEX else 2 * W
     STATE: tl.constexpr = 2 * W if COMPLEX else W
     live = c < C
@@ -421,10 +471,10 @@ def chain(
             _publish(at + 2 * W * C, C, ai, live, CARRY)
             _publish(at + 3 * W * C, C, bi, live, CARRY)
 
-    pr = tl.full((BLOCK_D,), 1.0, CARRY)
-    pi = tl.zeros((BLOCK_D,), CARRY)
-    qr = tl.zeros((BLOCK_D,), CARRY)
-    qi = tl.zeros((BLOCK_D,), CARRY)
+    pr = tl.full((WIDTH,), 1.0, CARRY)
+    pi = tl.zeros((WIDTH,), CARRY)
+    qr = tl.zeros((WIDTH,), CARRY)
+    qi = tl.zeros((WIDTH,), CARRY)
     for start in range(0, place, LOOK):
         row = start + tl.arange(0, LOOK)
         there = (row < place)[:, None] & live[None, :]
@@ -438,11 +488,11 @@ def chain(
             si = tl.where(there, _await(at + 3 * W * C, C, there, CARRY), 0.0)
         mr, mi, sr, si = scan(mr, mi, sr, si, 0, False, COMPLEX)
         # A scan and its last row, since Triton's reduce may swap what it combines.
-        mr = final(mr, LOOK, False, False)
-        sr = final(sr, LOOK, False, False)
+        mr = last(mr, LOOK, False)
+        sr = last(sr, LOOK, False)
         if COMPLEX:
-            mi = final(mi, LOOK, False, False)
-            si = final(si, LOOK, False, False)
+            mi = last(mi, LOOK, False)
+            si = last(si, LOOK, False)
             pr, pi, qr, qi = _compose_complex(pr, pi, qr, qi, mr, mi, sr, si)
         else:
             pr, qr = _compose(pr, qr, mr, sr)
@@ -450,10 +500,7 @@ def chain(
     if group > 0:
         at = states_ptr + (group - 1) * STATE * C + c
         hr = _await(at, C, live, CARRY)
-        if COMPLEX:
-            hi = _await(at + W * C, C, live, CARRY)
-        else:
-            hi = hr
+        hi = _await(at + W * C, C, live, CARRY) if COMPLEX else hr
     hr, hi = multiply_add(pr, pi, hr, hi, qr, qi, COMPLEX)
     if place == GROUP - 1:
         after_r, after_i = multiply_add(ar, ai, hr, hi, br, bi, COMPLEX)

@@ -9,27 +9,15 @@ from torch import Tensor
 
 from longrnn.ops import _triton as shared
 from longrnn.ops._triton import (
+    apply_tile,
     chain,
     claim,
-    final,
     load,
     multiply_add,
-    over_channels,
-    over_time,
     scan_tile,
     store,
     times,
 )
-
-# Bytes of a carried number, and the dtype of its parts.
-_CARRY = {
-    torch.float16: (4, tl.float32),
-    torch.bfloat16: (4, tl.float32),
-    torch.float32: (4, tl.float32),
-    torch.float64: (8, tl.float64),
-    torch.complex64: (8, tl.float32),
-    torch.complex128: (16, tl.float64),
-}
 
 
 def forward(
@@ -46,9 +34,8 @@ def forward(
     if not states.numel():
         return states
     outer, T, inner = _sizes(impulses, dim)
-    nbytes, carry = _CARRY[impulses.dtype]
-    plan = shared.plan("linear_forward", T, outer, inner, nbytes, algorithm, impulses.device)
-    memory = shared.scratch(plan, T, outer * inner, nbytes, cu_seqlens, impulses, reverse)
+    plan = shared.plan("linear_forward", T, outer, inner, impulses, algorithm)
+    memory = shared.scratch(plan, T, outer * inner, cu_seqlens, impulses, reverse)
     a, a_strides = shared.three(decays, dim)
     x, x_strides = shared.three(impulses, dim)
     h0, h0_strides = _initial(initial_state, cu_seqlens, dim)
@@ -63,7 +50,7 @@ def forward(
             *a_strides,
             *x_strides,
             *h0_strides,
-            CARRY=carry,
+            CARRY=shared.CARRY[impulses.dtype][1],
             COMPLEX=impulses.is_complex(),
             BACKWARDS=reverse,
             **plan.options(),
@@ -92,9 +79,8 @@ def backward(
     if not grad.numel():
         return grad_decays, grad_impulses, grad_initial.zero_()
     outer, T, inner = _sizes(grad, dim)
-    nbytes, carry = _CARRY[grad.dtype]
-    plan = shared.plan("linear_backward", T, outer, inner, nbytes, algorithm, grad.device)
-    memory = shared.scratch(plan, T, outer * inner, nbytes, cu_seqlens, grad, reverse)
+    plan = shared.plan("linear_backward", T, outer, inner, grad, algorithm)
+    memory = shared.scratch(plan, T, outer * inner, cu_seqlens, grad, reverse)
     y, y_strides = shared.three(grad, dim)
     a, a_strides = shared.three(decays, dim)
     h, h_strides = shared.three(states, dim)
@@ -114,7 +100,7 @@ def backward(
             *a_strides,
             *h_strides,
             *h0_strides,
-            CARRY=carry,
+            CARRY=shared.CARRY[grad.dtype][1],
             COMPLEX=grad.is_complex(),
             BACKWARDS=not reverse,
             **plan.options(),
@@ -172,70 +158,55 @@ def _forward_kernel(
     BACKWARDS: tl.constexpr,
     CHAINED: tl.constexpr,
     TIME_LAST: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    STEPS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
     LOOK: tl.constexpr,
 ):
-    AXIS: tl.constexpr = 1 if TIME_LAST else 0
     PARTS: tl.constexpr = 2 if COMPLEX else 1
+    REVERSED: tl.constexpr = BACKWARDS and TIME_LAST
     block, first, stop = claim(ticket_ptr, chunks, blocks, CHAINED)
-    t = times(first, chunks, BLOCK_T, BACKWARDS, TIME_LAST)
-    c = block * BLOCK_D + tl.arange(0, BLOCK_D).to(tl.int64)
+    t = times(first, chunks, STEPS, SEGMENTS, BACKWARDS, TIME_LAST)
+    c = block * WIDTH + tl.arange(0, WIDTH).to(tl.int64)
     o = c // inner
     i = c - o * inner
-    a_at = over_channels(o * a_outer + i * a_inner, TIME_LAST)
-    x_at = over_channels(o * x_outer + i * x_inner, TIME_LAST)
-    h_at = over_channels((o * T * inner + i) * PARTS, TIME_LAST)
+    a_at = (o * a_outer + i * a_inner)[None, None, :]
+    x_at = (o * x_outer + i * x_inner)[None, None, :]
+    h_at = ((o * T * inner + i) * PARTS)[None, None, :]
     h0_at = o * h0_outer + i * h0_inner
 
-    hr = tl.zeros((BLOCK_D,), CARRY)
+    hr = tl.zeros((WIDTH,), CARRY)
     hi = hr
     if h0_ptr is not None and first_ptr is None:
         hr, hi = load(h0_ptr, h0_at, c < C, 0.0, CARRY, COMPLEX)
     for _ in range(first, stop):
-        live = over_time(t < T, TIME_LAST) & over_channels(c < C, TIME_LAST)
+        live = (t < T) & (c < C)[None, None, :]
         # Steps that are not there keep the state: decay 1, impulse 0.
-        ar, ai = load(a_ptr, a_at + over_time(t * a_time, TIME_LAST), live, 1.0, CARRY, COMPLEX)
-        xr, xi = load(x_ptr, x_at + over_time(t * x_time, TIME_LAST), live, 0.0, CARRY, COMPLEX)
+        ar, ai = load(a_ptr, a_at + t * a_time, live, 1.0, CARRY, COMPLEX)
+        xr, xi = load(x_ptr, x_at + t * x_time, live, 0.0, CARRY, COMPLEX)
         if first_ptr is not None:
             # A sequence begins where a mark is: the state before it is its initial state.
             n = tl.load(first_ptr + t, mask=t < T, other=0) - 1
-            begins = over_time(n >= 0, TIME_LAST)
+            begins = n >= 0
             if h0_ptr is not None:
-                at = over_channels(h0_at, TIME_LAST) + over_time(n * h0_sequence, TIME_LAST)
+                at = h0_at[None, None, :] + n * h0_sequence
                 h0r, h0i = load(h0_ptr, at, begins & live, 0.0, CARRY, COMPLEX)
                 xr, xi = multiply_add(ar, ai, h0r, h0i, xr, xi, COMPLEX)
             ar = tl.where(begins, 0.0, ar)
             ai = tl.where(begins, 0.0, ai)
-        ar, ai, xr, xi = scan_tile(ar, ai, xr, xi, BACKWARDS, TIME_LAST, COMPLEX)
+        ar, ai, xr, xi, er, ei, fr, fi, mr, mi, sr, si = scan_tile(
+            ar, ai, xr, xi, STEPS, SEGMENTS, REVERSED, COMPLEX
+        )
         if CHAINED:
             hr, hi = chain(
-                final(ar, BLOCK_T, BACKWARDS, TIME_LAST),
-                final(ai, BLOCK_T, BACKWARDS, TIME_LAST),
-                final(xr, BLOCK_T, BACKWARDS, TIME_LAST),
-                final(xi, BLOCK_T, BACKWARDS, TIME_LAST),
-                hr,
-                hi,
-                maps_ptr,
-                states_ptr,
-                first,
-                c,
-                C,
-                CARRY,
-                COMPLEX,
-                BLOCK_D,
-                GROUP,
-                LOOK,
+                *(mr, mi, sr, si, hr, hi),
+                *(maps_ptr, states_ptr, first, c, C, CARRY, COMPLEX, WIDTH, GROUP, LOOK),
             )
-        before_r = over_channels(hr, TIME_LAST)
-        before_i = over_channels(hi, TIME_LAST)
-        xr, xi = multiply_add(ar, ai, before_r, before_i, xr, xi, COMPLEX)
-        at = h_at + over_time(t * inner * PARTS, TIME_LAST)
-        store(h_ptr, at, xr, xi, live, COMPLEX)
-        hr = final(xr, BLOCK_T, BACKWARDS, TIME_LAST)
-        hi = final(xi, BLOCK_T, BACKWARDS, TIME_LAST)
-        t += -BLOCK_T if BACKWARDS else BLOCK_T
+        xr, xi = apply_tile(ar, ai, xr, xi, er, ei, fr, fi, hr, hi, COMPLEX)
+        store(h_ptr, h_at + t * inner * PARTS, xr, xi, live, COMPLEX)
+        hr, hi = multiply_add(mr, mi, hr, hi, sr, si, COMPLEX)
+        t += -STEPS * SEGMENTS if BACKWARDS else STEPS * SEGMENTS
 
 
 @triton.jit
@@ -275,8 +246,9 @@ def _backward_kernel(
     BACKWARDS: tl.constexpr,
     CHAINED: tl.constexpr,
     TIME_LAST: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    STEPS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
     LOOK: tl.constexpr,
 ):
@@ -287,72 +259,57 @@ def _backward_kernel(
     """
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     AFTER: tl.constexpr = 1 if BACKWARDS else -1  # to the next step of the recurrence
+    REVERSED: tl.constexpr = BACKWARDS and TIME_LAST
     block, first, stop = claim(ticket_ptr, chunks, blocks, CHAINED)
-    t = times(first, chunks, BLOCK_T, BACKWARDS, TIME_LAST)
-    c = block * BLOCK_D + tl.arange(0, BLOCK_D).to(tl.int64)
+    t = times(first, chunks, STEPS, SEGMENTS, BACKWARDS, TIME_LAST)
+    c = block * WIDTH + tl.arange(0, WIDTH).to(tl.int64)
     o = c // inner
     i = c - o * inner
-    y_at = over_channels(o * y_outer + i * y_inner, TIME_LAST)
-    a_at = over_channels(o * a_outer + i * a_inner, TIME_LAST)
-    h_at = over_channels(o * h_outer + i * h_inner, TIME_LAST)
-    h0_at = over_channels(o * h0_outer + i * h0_inner, TIME_LAST)
-    x_at = over_channels((o * T * inner + i) * PARTS, TIME_LAST)
-    grad_h0_at = over_channels((o * N * inner + i) * PARTS, TIME_LAST)
+    there = (c < C)[None, None, :]
+    y_at = (o * y_outer + i * y_inner)[None, None, :]
+    a_at = (o * a_outer + i * a_inner)[None, None, :]
+    h_at = (o * h_outer + i * h_inner)[None, None, :]
+    h0_at = (o * h0_outer + i * h0_inner)[None, None, :]
+    x_at = ((o * T * inner + i) * PARTS)[None, None, :]
+    grad_h0_at = ((o * N * inner + i) * PARTS)[None, None, :]
 
-    sr = tl.zeros((BLOCK_D,), CARRY)
+    sr = tl.zeros((WIDTH,), CARRY)
     si = sr
     for _ in range(first, stop):
-        there = over_channels(c < C, TIME_LAST)
-        live = over_time(t < T, TIME_LAST) & there
-        has_after = over_time((t < T) & (t + AFTER >= 0) & (t + AFTER < T), TIME_LAST) & there
-        has_before = over_time((t < T) & (t - AFTER >= 0) & (t - AFTER < T), TIME_LAST) & there
+        live = (t < T) & there
+        has_after = (t < T) & (t + AFTER >= 0) & (t + AFTER < T)
+        has_before = (t < T) & (t - AFTER >= 0) & (t - AFTER < T)
         # n: the sequence of which a step is the first.
         if first_ptr is not None:
-            n = over_time(tl.load(first_ptr + t, mask=t < T, other=0) - 1, TIME_LAST)
+            n = tl.load(first_ptr + t, mask=t < T, other=0) - 1
             begins = (n >= 0) & live
-            ends = over_time(tl.load(last_ptr + t, mask=t < T, other=0) > 0, TIME_LAST)
+            has_before = has_before & (n < 0)
+            ends = tl.load(last_ptr + t, mask=t < T, other=0) > 0
         else:
-            n = over_time(t * 0, TIME_LAST)
-            begins = over_time(t == (0 if BACKWARDS else T - 1), TIME_LAST) & live
+            n = t * 0
+            begins = (t == (0 if BACKWARDS else T - 1)) & live
 
-        at = y_at + over_time(t * y_time, TIME_LAST)
-        yr, yi = load(y_ptr, at, live, 0.0, CARRY, COMPLEX)
-        at = a_at + over_time(t * a_time, TIME_LAST)
-        ar, ai = load(a_ptr, at + AFTER * a_time, has_after, 1.0, CARRY, COMPLEX)
+        yr, yi = load(y_ptr, y_at + t * y_time, live, 0.0, CARRY, COMPLEX)
+        at = a_at + (t + AFTER) * a_time
+        ar, ai = load(a_ptr, at, has_after & there, 1.0, CARRY, COMPLEX)
         if first_ptr is not None:
             ar = tl.where(ends, 0.0, ar)
             ai = tl.where(ends, 0.0, ai)
-        ar, ai, yr, yi = scan_tile(ar, -ai, yr, yi, BACKWARDS, TIME_LAST, COMPLEX)
+        ar, ai, yr, yi, er, ei, fr, fi, mr, mi, br, bi = scan_tile(
+            ar, -ai, yr, yi, STEPS, SEGMENTS, REVERSED, COMPLEX
+        )
         if CHAINED:
             sr, si = chain(
-                final(ar, BLOCK_T, BACKWARDS, TIME_LAST),
-                final(ai, BLOCK_T, BACKWARDS, TIME_LAST),
-                final(yr, BLOCK_T, BACKWARDS, TIME_LAST),
-                final(yi, BLOCK_T, BACKWARDS, TIME_LAST),
-                sr,
-                si,
-                maps_ptr,
-                states_ptr,
-                first,
-                c,
-                C,
-                CARRY,
-                COMPLEX,
-                BLOCK_D,
-                GROUP,
-                LOOK,
+                *(mr, mi, br, bi, sr, si),
+                *(maps_ptr, states_ptr, first, c, C, CARRY, COMPLEX, WIDTH, GROUP, LOOK),
             )
-        after_r = over_channels(sr, TIME_LAST)
-        after_i = over_channels(si, TIME_LAST)
-        yr, yi = multiply_add(ar, ai, after_r, after_i, yr, yi, COMPLEX)
-        x_here = x_at + over_time(t * inner * PARTS, TIME_LAST)
+        yr, yi = apply_tile(ar, ai, yr, yi, er, ei, fr, fi, sr, si, COMPLEX)
+        x_here = x_at + t * inner * PARTS
         store(grad_x_ptr, x_here, yr, yi, live, COMPLEX)
 
         if grad_a_ptr is not None:
-            here = h_at + over_time((t - AFTER) * h_time, TIME_LAST)
-            if first_ptr is not None:
-                has_before = has_before & (n < 0)
-            hr, hi = load(h_ptr, here, has_before, 0.0, CARRY, COMPLEX)
+            at = h_at + (t - AFTER) * h_time
+            hr, hi = load(h_ptr, at, has_before & there, 0.0, CARRY, COMPLEX)
             if h0_ptr is not None:
                 h0r, h0i = load(h0_ptr, h0_at + n * h0_sequence, begins, 0.0, CARRY, COMPLEX)
                 hr += h0r
@@ -360,9 +317,8 @@ def _backward_kernel(
             gr, gi = multiply_add(yr, yi, hr, -hi, 0.0, 0.0, COMPLEX)
             store(grad_a_ptr, x_here, gr, gi, live, COMPLEX)
 
-        ar, ai = load(a_ptr, at, begins, 0.0, CARRY, COMPLEX)
+        ar, ai = load(a_ptr, a_at + t * a_time, begins, 0.0, CARRY, COMPLEX)
         gr, gi = multiply_add(yr, yi, ar, -ai, 0.0, 0.0, COMPLEX)
         store(grad_h0_ptr, grad_h0_at + n * inner * PARTS, gr, gi, begins, COMPLEX)
-        sr = final(yr, BLOCK_T, BACKWARDS, TIME_LAST)
-        si = final(yi, BLOCK_T, BACKWARDS, TIME_LAST)
-        t += -BLOCK_T if BACKWARDS else BLOCK_T
+        sr, si = multiply_add(mr, mi, sr, si, br, bi, COMPLEX)
+        t += -STEPS * SEGMENTS if BACKWARDS else STEPS * SEGMENTS
