@@ -5,6 +5,8 @@ from typing import Any
 
 import typer
 
+from longrnn.cli.bench import bench
+from longrnn.cli.info import info
 from longrnn.cli.train import train
 
 # typer does not export this class, and may carry its own click.
@@ -18,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train)
+app.command("bench")(bench)
+app.command("info")(info)
 
 
 @app.callback()

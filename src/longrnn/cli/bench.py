@@ -53,18 +53,19 @@ def bench(
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from longrnn.bench import report
 
     console = Console()
-    console.width = max(console.width, 110)  # a file has no width of its own
+    console.width = max(console.width, 120)  # a file has no width of its own
     if any(row["status"] == "timed" for row in rows):
         title, headings, lines = report.table(rows)
-        table = Table(title=title, title_justify="left")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for heading in headings:
-            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+            table.add_column(heading, justify="right" if heading else "left")
         for line in lines:
             table.add_row(*line)
         console.print(table)
