@@ -91,9 +91,12 @@ struct GatedForward {
   void finish(const Task& task, const T* carry) const {
     Stored* out = last + task.sequence * shape.inner + task.channel;
     for (int64_t c = 0; c < task.width; c++) out[c] = Stored(carry[c]);
-    if (!shape.cu_seqlens)
-      for (int64_t t = task.steps; t < shape.T; t++)
-        fill_zero(output + rows.at(task, t) * shape.inner + task.channel, task.width);
+    if (shape.cu_seqlens) return;
+    for (int64_t t = task.steps; t < shape.T; t++) {
+      const int64_t at = rows.at(task, t) * shape.inner + task.channel;
+      fill_zero(output + at, task.width);
+      if (states) fill_zero(states + at, task.width);
+    }
   }
 };
 

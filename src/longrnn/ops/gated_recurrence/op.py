@@ -100,12 +100,21 @@ torch.library.define(
 
 
 def _has_kernel(device: torch.device) -> bool:
-    return device.type in ("cuda", "meta") or (device.type == "cpu" and _native.available())
+    if device.type == "cpu":  # a compiler always sees the op, which then runs what there is
+        return torch.compiler.is_compiling() or _native.available()
+    return device.type in ("cuda", "meta")
 
 
 @torch.library.impl("longrnn::gated_recurrence", "CPU")
 def _forward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return cpu.forward(*arguments)
+    if _native.available():
+        return cpu.forward(*arguments)
+    gates, _, initial_state, _, _, cell, *_, keep = arguments
+    fresh = allocate(gates, initial_state, cell, keep)
+    for tensor, values in zip(fresh, gated_recurrence_plain(*arguments[:-1]), strict=True):
+        if tensor.numel():
+            tensor.copy_(values)
+    return fresh
 
 
 @torch.library.impl("longrnn::gated_recurrence_backward", "CPU")
@@ -171,6 +180,7 @@ def _backward_fake(
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.cell, ctx.dim, ctx.reverse, _ = inputs
     ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, *output[:2])
 
 
@@ -178,9 +188,14 @@ def _differentiate_forward(
     ctx: Any, grad_output: Tensor | None, _: Tensor | None, grad_final: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
-    grads = torch.ops.longrnn.gated_recurrence_backward(
-        grad_output, grad_final, *saved, ctx.cell, ctx.dim, ctx.reverse
-    )
+    options = (ctx.cell, ctx.dim, ctx.reverse)
+    if saved[0].device.type == "cpu" and not _native.available():  # compiled, without a kernel
+        inputs = [x.detach().requires_grad_() for x in saved[:3] if x is not None]
+        *firsts, last = _differentiate_plain(
+            inputs, grad_output, grad_final, *saved[3:5], options, create_graph=False
+        )
+        return firsts[0], firsts[1] if len(firsts) == 2 else None, last, *(None,) * 6
+    grads = torch.ops.longrnn.gated_recurrence_backward(grad_output, grad_final, *saved, *options)
     grad_highway = None if saved[1] is None else grads[1]
     return grads[0], grad_highway, grads[2], *(None,) * 6
 

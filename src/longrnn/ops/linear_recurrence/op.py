@@ -18,6 +18,7 @@ from torch import Tensor
 
 from longrnn import _checks, _native
 from longrnn.ops.linear_recurrence import plain
+from longrnn.ops.linear_recurrence.transforms import LinearRecurrence
 
 ALGORITHMS = ("auto", "serial", "parallel")
 
@@ -115,7 +116,10 @@ def linear_recurrence(
         )
     if decays.shape != shape:
         decays = decays.expand(shape)
-    return torch.ops.longrnn.linear_recurrence(
+    run = torch.ops.longrnn.linear_recurrence
+    if torch._C._are_functorch_transforms_active():
+        run = LinearRecurrence.apply
+    return run(
         decays.to(dtype), impulses.to(dtype), initial_state, cu_seqlens, dim, reverse, algorithm
     )
 
@@ -158,6 +162,16 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return cpu.backward(*arguments)
 
 
+@torch.library.impl("longrnn::linear_recurrence", "CompositeExplicitAutograd")
+def _forward_elsewhere(*arguments: Any) -> Tensor:
+    return plain.forward(*arguments)
+
+
+@torch.library.impl("longrnn::linear_recurrence_backward", "CompositeExplicitAutograd")
+def _backward_elsewhere(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return plain.backward(*arguments)
+
+
 @torch.library.register_fake("longrnn::linear_recurrence")
 def _forward_fake(decays: Tensor, impulses: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(impulses, memory_format=torch.contiguous_format)
@@ -178,6 +192,16 @@ def _backward_fake(
     grad_impulses = torch.empty_like(grad, memory_format=torch.contiguous_format)
     grad_decays = torch.empty_like(grad_impulses) if need_decays else grad.new_empty(0)
     return grad_decays, grad_impulses, plain._initial_like(grad, cu_seqlens, dim)
+
+
+@torch.library.register_vmap("longrnn::linear_recurrence")
+def _vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+    return LinearRecurrence.vmap(info, in_dims, *arguments)
+
+
+# As torch does for cumsum and cumprod: a long chain of products is not for 16 bits.
+torch.library.register_autocast("longrnn::linear_recurrence", "cpu", torch.float32)
+torch.library.register_autocast("longrnn::linear_recurrence", "cuda", torch.float32)
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

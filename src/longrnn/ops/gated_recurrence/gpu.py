@@ -1,0 +1,595 @@
+"""GPU kernels of `gated_recurrence`; `ops/_triton.py` says how they split the work.
+
+Gates, recurrence and output are one kernel each way. The backward reads pre-activations and the
+states before each step, and computes everything else again.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from longrnn.ops import _triton as shared
+from longrnn.ops._triton import apply_tile, chain, claim, multiply_add, scan_tile, times
+from longrnn.ops.gated_recurrence.cells import CELLS
+
+
+def forward(
+    gates: Tensor,
+    highway: Tensor | None,
+    initial_state: Tensor,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    cell: str,
+    dim: int,
+    reverse: bool,
+    keep_states: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return output, states and final state; see `op.py` for the arguments."""
+    output = gates.new_empty((*gates.shape[:-1], initial_state.shape[-1]))
+    keep = keep_states and CELLS[cell].output is not None
+    states = torch.empty_like(output) if keep else gates.new_empty(0)
+    last = initial_state.new_empty(initial_state.shape)
+    if cu_seqlens is not None or not output.numel():
+        last.copy_(initial_state)  # sequences without a step end where they begin
+    if not output.numel():
+        return output, states, last
+    B, T, n = _sizes(output, cu_seqlens, dim)
+    plan = shared.plan("gated_forward", T, B, n, gates, "auto")
+    memory = shared.scratch(plan, T, B * n, cu_seqlens, gates, reverse)
+    with torch.cuda.device_of(gates):
+        _forward_kernel[plan.grid()](
+            *(gates, highway, initial_state, output, states if keep else None, last, lengths),
+            *memory,
+            *(T, B * n, n, plan.chunks, plan.blocks),
+            *_strides(gates, cu_seqlens, dim),
+            *_strides(highway, cu_seqlens, dim),
+            *_strides(output, cu_seqlens, dim)[:2],
+            *initial_state.stride(),
+            GATES=CELLS[cell].gates,
+            CELL=cell,
+            CARRY=shared.CARRY[gates.dtype][1],
+            BACKWARDS=reverse,
+            **plan.options(),
+        )
+    return output, states, last
+
+
+def backward(
+    grad_output: Tensor | None,
+    grad_final: Tensor | None,
+    gates: Tensor,
+    highway: Tensor | None,
+    initial_state: Tensor,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    output: Tensor,
+    states: Tensor,
+    cell: str,
+    dim: int,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of gates, highway and initial state."""
+    grad_gates = gates.new_empty(gates.shape)
+    grad_highway = gates.new_empty(0) if highway is None else highway.new_empty(highway.shape)
+    grad_initial = initial_state.new_empty(initial_state.shape)
+    if cu_seqlens is not None or not output.numel():
+        # What no step writes: sequences without one hand their final state's gradient on.
+        grad_initial.zero_() if grad_final is None else grad_initial.copy_(grad_final)
+    if not output.numel():
+        return grad_gates, grad_highway, grad_initial
+    B, T, n = _sizes(output, cu_seqlens, dim)
+    plan = shared.plan("gated_backward", T, B, n, gates, "auto")
+    memory = shared.scratch(plan, T, B * n, cu_seqlens, gates, reverse)
+    # The state before a step is the state after the one before, or what "surrogate" puts out.
+    before = states if states.numel() else output
+    with torch.cuda.device_of(gates):
+        _backward_kernel[plan.grid()](
+            *(grad_output, grad_final, gates, highway, initial_state, before, lengths),
+            *(grad_gates, None if highway is None else grad_highway, grad_initial),
+            *memory,
+            *(T, B * n, n, plan.chunks, plan.blocks),
+            *_strides(grad_output, cu_seqlens, dim),
+            *_strides(gates, cu_seqlens, dim),
+            *_strides(highway, cu_seqlens, dim),
+            *_strides(before, cu_seqlens, dim),
+            *_strides(grad_gates, cu_seqlens, dim)[:2],
+            *((0, 0) if grad_final is None else grad_final.stride()),
+            *initial_state.stride(),
+            GATES=CELLS[cell].gates,
+            CELL=cell,
+            CARRY=shared.CARRY[gates.dtype][1],
+            BACKWARDS=not reverse,
+            **plan.options(),
+        )
+    return grad_gates, grad_highway, grad_initial
+
+
+def _sizes(output: Tensor, cu_seqlens: Tensor | None, dim: int) -> tuple[int, int, int]:
+    B = 1 if cu_seqlens is not None else output.shape[1 - dim]
+    return B, output.shape[dim], output.shape[-1]
+
+
+def _strides(x: Tensor | None, cu_seqlens: Tensor | None, dim: int) -> tuple[int, int, int]:
+    """Elements between sequences, between steps and between units."""
+    if x is None:
+        return 0, 0, 0
+    return 0 if cu_seqlens is not None else x.stride(1 - dim), x.stride(dim), x.stride(-1)
+
+
+@triton.jit
+def _sigmoids(x):
+    """sigmoid(x) and sigmoid(-x), neither by cancellation, from one exponential."""
+    e = tl.exp(-tl.abs(x))
+    large = 1.0 / (1.0 + e)
+    small = e * large
+    return tl.where(x >= 0, large, small), tl.where(x >= 0, small, large)
+
+
+@triton.jit
+def _tanh(x):
+    # Below 1/2 by the continued fraction to its seventh term, exact to a rounding: 1 - e cancels.
+    e = tl.exp(-2.0 * tl.abs(x))
+    y = x * x
+    near = tl.abs(x) < 0.5
+    top = x * (135135.0 + y * (17325.0 + y * (378.0 + y)))
+    bottom = 135135.0 + y * (62370.0 + y * (3150.0 + y * 28.0))
+    far = tl.where(x >= 0, 1.0 - e, e - 1.0)
+    return tl.where(near, top, far) / tl.where(near, bottom, 1.0 + e)
+
+
+@triton.jit
+def _activate(x, CELL: tl.constexpr):
+    if CELL == "gilr-identity":
+        y = x
+    elif CELL == "gilr-relu":
+        y = tl.where(x > 0, x, 0.0)
+    elif CELL == "gilr-elu":
+        # expm1 by way of tanh(x / 2), which does not cancel
+        half = _tanh(tl.where(x > 0, 0.0, x) * 0.5)
+        y = tl.where(x > 0, x, 2.0 * half / (1.0 - half))
+    else:
+        y = _tanh(x)
+    return y
+
+
+@triton.jit
+def _activate_slope(y, CELL: tl.constexpr):
+    """Slope of `_activate` where its value is `y`."""
+    if CELL == "gilr-identity":
+        slope = tl.full(y.shape, 1.0, y.dtype)
+    elif CELL == "gilr-relu":
+        slope = tl.where(y > 0, 1.0, 0.0).to(y.dtype)
+    elif CELL == "gilr-elu":
+        slope = tl.where(y > 0, 1.0, y + 1.0)
+    else:
+        slope = 1.0 - y * y
+    return slope
+
+
+@triton.jit
+def _log_sigmoid(x):
+    return tl.where(x < 0, x, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def _recurrence(z0, z1, z2, z3, CELL: tl.constexpr):
+    """Decay, write gate and candidate: c_t = decay c_{t-1} + write candidate. See `cells.py`."""
+    if CELL == "lstm":  # i f g o
+        decay, write = _sigmoids(z1)
+        write, _ = _sigmoids(z0)
+        candidate = _tanh(z2)
+    elif CELL == "strongly-typed-gru":  # z f o
+        decay, _ = _sigmoids(z1)
+        write = _tanh(z2)
+        candidate = z0
+    elif CELL == "min-lstm":  # f i z
+        decay, write = _sigmoids(_log_sigmoid(z0) - _log_sigmoid(z1))
+        candidate = z2
+    elif CELL == "min-gru":  # z h
+        write, decay = _sigmoids(z0)
+        candidate = z1
+    elif CELL == "qrnn":  # z f o
+        decay, write = _sigmoids(z1)
+        candidate = _tanh(z0)
+    elif (
+        CELL == "sru-identity"
+        or CELL == "sru-tanh"
+        or CELL == "strongly-typed-rnn"
+        or CELL == "strongly-typed-lstm"
+    ):  # z f (r | o)
+        decay, write = _sigmoids(z1)
+        candidate = z0
+    else:  # the GILR cells: g i
+        decay, write = _sigmoids(z0)
+        candidate = _activate(z1, CELL)
+    return decay, write, candidate
+
+
+@triton.jit
+def _recurrence_slopes(s, before, decay, write, candidate, z0, z1, z2, z3, CELL: tl.constexpr):
+    """Gradients of the pre-activations, but for the output's, from that of the state, `s`."""
+    g0 = s
+    g1 = s
+    g2 = s
+    g3 = s
+    gated = s * (before - candidate) * decay * write  # where write = 1 - decay
+    if CELL == "lstm":
+        g0 = s * candidate * write * (1.0 - write)
+        g1 = s * before * decay * (1.0 - decay)
+        g2 = s * write * (1.0 - candidate * candidate)
+    elif CELL == "strongly-typed-gru":
+        g0 = s * write
+        g1 = s * before * decay * (1.0 - decay)
+        g2 = s * candidate * (1.0 - write * write)
+    elif CELL == "min-lstm":
+        _, slope0 = _sigmoids(z0)
+        _, slope1 = _sigmoids(z1)
+        g0 = gated * slope0
+        g1 = -gated * slope1
+        g2 = s * write
+    elif CELL == "min-gru":
+        g0 = -gated
+        g1 = s * write
+    elif CELL == "qrnn":
+        g0 = s * write * (1.0 - candidate * candidate)
+        g1 = gated
+    elif (
+        CELL == "sru-identity"
+        or CELL == "sru-tanh"
+        or CELL == "strongly-typed-rnn"
+        or CELL == "strongly-typed-lstm"
+    ):
+        g0 = s * write
+        g1 = gated
+    else:
+        g0 = gated
+        g1 = s * write * _activate_slope(candidate, CELL)
+    return g0, g1, g2, g3
+
+
+@triton.jit
+def _output(c, x, z2, z3, CELL: tl.constexpr):
+    """What a cell puts out for the state `c`; "surrogate" is the caller's."""
+    if CELL == "lstm":
+        gate, _ = _sigmoids(z3)
+        y = gate * c
+    elif CELL == "qrnn":
+        gate, _ = _sigmoids(z2)
+        y = gate * c
+    elif CELL == "strongly-typed-lstm":
+        y = c * _tanh(z2)
+    elif CELL == "sru-identity":
+        gate, rest = _sigmoids(z2)
+        y = gate * c + rest * x
+    elif CELL == "sru-tanh":
+        gate, rest = _sigmoids(z2)
+        y = gate * _tanh(c) + rest * x
+    else:
+        y = c
+    return y
+
+
+@triton.jit
+def _output_slopes(g, c, x, z2, z3, CELL: tl.constexpr):
+    """Gradients of the state, of the output's pre-activation and of the highway, from `g`."""
+    to_gate = g
+    to_x = g
+    if CELL == "lstm":
+        gate, rest = _sigmoids(z3)
+        to_c = g * gate
+        to_gate = g * c * gate * rest
+    elif CELL == "qrnn":
+        gate, rest = _sigmoids(z2)
+        to_c = g * gate
+        to_gate = g * c * gate * rest
+    elif CELL == "strongly-typed-lstm":
+        gate = _tanh(z2)
+        to_c = g * gate
+        to_gate = g * c * (1.0 - gate * gate)
+    elif CELL == "sru-identity":
+        gate, rest = _sigmoids(z2)
+        to_c = g * gate
+        to_gate = g * (c - x) * gate * rest
+        to_x = g * rest
+    elif CELL == "sru-tanh":
+        gate, rest = _sigmoids(z2)
+        y = _tanh(c)
+        to_c = g * gate * (1.0 - y * y)
+        to_gate = g * (y - x) * gate * rest
+        to_x = g * rest
+    else:
+        to_c = g
+    return to_c, to_gate, to_x
+
+
+@triton.jit
+def _load(ptr, offset, mask, CARRY: tl.constexpr):
+    return tl.load(ptr + offset, mask=mask, other=0.0).to(CARRY)
+
+
+@triton.jit
+def _store(ptr, offset, x, mask):
+    tl.store(ptr + offset, x.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _load_gates(ptr, offset, gate_stride, mask, GATES: tl.constexpr, CARRY: tl.constexpr):
+    """The pre-activations of a tile; those that a cell lacks repeat one that it has."""
+    z0 = _load(ptr, offset, mask, CARRY)
+    z1 = _load(ptr, offset + gate_stride, mask, CARRY)
+    z2 = z1
+    z3 = z1
+    if GATES > 2:
+        z2 = _load(ptr, offset + 2 * gate_stride, mask, CARRY)
+    if GATES > 3:
+        z3 = _load(ptr, offset + 3 * gate_stride, mask, CARRY)
+    return z0, z1, z2, z3
+
+
+@triton.jit
+def _edge(mark_ptr, t, T, EARLIEST: tl.constexpr):
+    """Where sequences have their first (or last) step, and which sequence; one without marks."""
+    if mark_ptr is not None:
+        n = tl.load(mark_ptr + t, mask=t < T, other=0) - 1
+        at = n >= 0
+    else:
+        n = t * 0
+        at = t == (0 if EARLIEST else T - 1)
+    return n, at
+
+
+@triton.jit
+def _forward_kernel(
+    z_ptr,
+    x_ptr,
+    h0_ptr,
+    y_ptr,
+    c_ptr,
+    final_ptr,
+    lengths_ptr,
+    ticket_ptr,
+    maps_ptr,
+    states_ptr,
+    first_ptr,
+    last_ptr,
+    T,
+    C,
+    units,
+    chunks,
+    blocks,
+    z_outer,
+    z_time,
+    z_unit,
+    x_outer,
+    x_time,
+    x_unit,
+    y_outer,
+    y_time,
+    h0_outer,
+    h0_unit,
+    GATES: tl.constexpr,
+    CELL: tl.constexpr,
+    CARRY: tl.constexpr,
+    BACKWARDS: tl.constexpr,
+    CHAINED: tl.constexpr,
+    TIME_LAST: tl.constexpr,
+    STEPS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
+    LOOK: tl.constexpr,
+):
+    REVERSED: tl.constexpr = BACKWARDS and TIME_LAST
+    block, first, stop = claim(ticket_ptr, chunks, blocks, CHAINED)
+    t = times(first, chunks, STEPS, SEGMENTS, BACKWARDS, TIME_LAST)
+    c = block * WIDTH + tl.arange(0, WIDTH).to(tl.int64)
+    there = (c < C)[None, None, :]
+    b = (c // units)[None, None, :]
+    i = c[None, None, :] - b * units
+    h = tl.zeros((WIDTH,), CARRY)
+    if first_ptr is None:
+        h = _load(h0_ptr, (c // units) * h0_outer + (c % units) * h0_unit, c < C, CARRY)
+    length = t * 0 + T
+    if lengths_ptr is not None:
+        length = tl.load(lengths_ptr + b, mask=there, other=0)
+    for _ in range(first, stop):
+        live = (t < T) & there
+        valid = (t < length) & there
+        at = b * z_outer + t * z_time + i * z_unit
+        z0, z1, z2, z3 = _load_gates(z_ptr, at, units * z_unit, valid, GATES, CARRY)
+        decay, write, candidate = _recurrence(z0, z1, z2, z3, CELL)
+        # Steps that are not there, or padded, keep the state.
+        ar = tl.where(valid, decay, 1.0)
+        br = tl.where(valid, write * candidate, 0.0)
+        if first_ptr is not None:
+            n, begins = _edge(first_ptr, t, T, not BACKWARDS)
+            h0 = _load(h0_ptr, n * h0_outer + i * h0_unit, begins & live, CARRY)
+            br += tl.where(begins, ar * h0, 0.0)
+            ar = tl.where(begins, 0.0, ar)
+        a, ai, s, si, er, ei, fr, fi, mr, mi, sr, si = scan_tile(
+            ar, ar, br, br, STEPS, SEGMENTS, REVERSED, False
+        )
+        if CHAINED:
+            h, _h = chain(
+                *(mr, mr, sr, sr, h, h),
+                *(maps_ptr, states_ptr, first, c, C, CARRY, False, WIDTH, GROUP, LOOK),
+            )
+        s, _s = apply_tile(a, a, s, s, er, er, fr, fr, h, h, False)
+        at = b * y_outer + t * y_time + i
+        n, ends = _edge(last_ptr, t, T, BACKWARDS)
+        _store(final_ptr, (b + n) * units + i, s, ends & live)
+        if c_ptr is not None:
+            _store(c_ptr, at, s, live)
+        x = s
+        if x_ptr is not None:
+            x = _load(x_ptr, b * x_outer + t * x_time + i * x_unit, valid, CARRY)
+        if CELL == "surrogate":
+            # The state before: written one step later, where that is a step of the same sequence.
+            AFTER: tl.constexpr = -1 if BACKWARDS else 1
+            n, begins = _edge(first_ptr, t, T, not BACKWARDS)
+            h0 = _load(h0_ptr, (b + n) * h0_outer + i * h0_unit, begins & live, CARRY)
+            _store(y_ptr, at, tl.where(valid, h0, 0.0), begins & live)
+            after = t + AFTER
+            target = (after >= 0) & (after < T) & live & (ends == 0)
+            _store(y_ptr, at + AFTER * y_time, tl.where(after < length, s, 0.0), target)
+        else:
+            _store(y_ptr, at, tl.where(valid, _output(s, x, z2, z3, CELL), 0.0), live)
+        h, _h = multiply_add(mr, mr, h, h, sr, sr, False)
+        t += -STEPS * SEGMENTS if BACKWARDS else STEPS * SEGMENTS
+
+
+@triton.jit
+def _backward_kernel(
+    y_ptr,
+    grad_final_ptr,
+    z_ptr,
+    x_ptr,
+    h0_ptr,
+    before_ptr,
+    lengths_ptr,
+    grad_z_ptr,
+    grad_x_ptr,
+    grad_h0_ptr,
+    ticket_ptr,
+    maps_ptr,
+    states_ptr,
+    first_ptr,
+    last_ptr,
+    T,
+    C,
+    units,
+    chunks,
+    blocks,
+    y_outer,
+    y_time,
+    y_unit,
+    z_outer,
+    z_time,
+    z_unit,
+    x_outer,
+    x_time,
+    x_unit,
+    before_outer,
+    before_time,
+    before_unit,
+    grad_z_outer,
+    grad_z_time,
+    grad_final_outer,
+    grad_final_unit,
+    h0_outer,
+    h0_unit,
+    GATES: tl.constexpr,
+    CELL: tl.constexpr,
+    CARRY: tl.constexpr,
+    BACKWARDS: tl.constexpr,
+    CHAINED: tl.constexpr,
+    TIME_LAST: tl.constexpr,
+    STEPS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
+    LOOK: tl.constexpr,
+):
+    """s_t = decay_{t+1} s_{t+1} + gradient of c_t by the output; y is the output's gradient."""
+    REVERSED: tl.constexpr = BACKWARDS and TIME_LAST
+    AFTER: tl.constexpr = 1 if BACKWARDS else -1  # to the next step of the recurrence
+    block, first, stop = claim(ticket_ptr, chunks, blocks, CHAINED)
+    t = times(first, chunks, STEPS, SEGMENTS, BACKWARDS, TIME_LAST)
+    c = block * WIDTH + tl.arange(0, WIDTH).to(tl.int64)
+    there = (c < C)[None, None, :]
+    b = (c // units)[None, None, :]
+    i = c[None, None, :] - b * units
+    g = tl.zeros((WIDTH,), CARRY)
+    if grad_final_ptr is not None and first_ptr is None:
+        at = (c // units) * grad_final_outer + (c % units) * grad_final_unit
+        g = _load(grad_final_ptr, at, c < C, CARRY)
+    length = t * 0 + T
+    if lengths_ptr is not None:
+        length = tl.load(lengths_ptr + b, mask=there, other=0)
+    for _ in range(first, stop):
+        live = (t < T) & there
+        valid = (t < length) & live
+        after = t + AFTER
+        valid_after = (after >= 0) & (after < T) & (after < length) & live
+        n, begins = _edge(first_ptr, t, T, BACKWARDS)
+        n_end, ends = _edge(last_ptr, t, T, not BACKWARDS)
+        starts = begins  # the first valid step, before which the state is the initial one
+        if lengths_ptr is not None and not BACKWARDS:
+            starts = t == length - 1
+
+        at = b * z_outer + t * z_time + i * z_unit
+        z0, z1, z2, z3 = _load_gates(z_ptr, at, units * z_unit, valid, GATES, CARRY)
+        decay, write, candidate = _recurrence(z0, z1, z2, z3, CELL)
+        # Only what the decay is made of is loaded: the compiler drops the rest.
+        a0, a1, a2, a3 = _load_gates(
+            z_ptr, at + AFTER * z_time, units * z_unit, valid_after, GATES, CARRY
+        )
+        decay_after, _w, _c = _recurrence(a0, a1, a2, a3, CELL)
+        decay_after = tl.where(valid_after, decay_after, 1.0)
+
+        y_at = b * y_outer + t * y_time + i * y_unit
+        y = tl.zeros_like(decay)
+        if y_ptr is not None:
+            y = _load(y_ptr, y_at, valid, CARRY)
+        before_at = b * before_outer + i * before_unit + t * before_time
+        h0 = _load(h0_ptr, (b + n) * h0_outer + i * h0_unit, begins & live, CARRY)
+        if CELL == "surrogate":
+            before = _load(before_ptr, before_at, valid, CARRY)
+            to_gate = y
+            to_x = y
+            d = tl.zeros_like(decay)
+            if y_ptr is not None:
+                mask = valid_after & (ends == 0) if first_ptr is not None else valid_after
+                d = _load(y_ptr, y_at + AFTER * y_time, mask, CARRY)
+        else:
+            if lengths_ptr is not None and not BACKWARDS:
+                h0 = _load(h0_ptr, b * h0_outer + i * h0_unit, starts & live, CARRY)
+            mask = valid & (starts == 0)
+            before = _load(before_ptr, before_at - AFTER * before_time, mask, CARRY)
+            before = tl.where(starts, h0, before)
+            x = y
+            if x_ptr is not None:
+                x = _load(x_ptr, b * x_outer + t * x_time + i * x_unit, valid, CARRY)
+            state = decay * before + write * candidate
+            d, to_gate, to_x = _output_slopes(y, state, x, z2, z3, CELL)
+            d = tl.where(valid, d, 0.0)
+        if first_ptr is not None:
+            decay_after = tl.where(ends, 0.0, decay_after)
+            if grad_final_ptr is not None:
+                at = n_end * grad_final_outer + i * grad_final_unit
+                d += _load(grad_final_ptr, at, ends & live, CARRY)
+
+        a, _a, s, _s, er, ei, fr, fi, mr, mi, sr, si = scan_tile(
+            decay_after, decay_after, d, d, STEPS, SEGMENTS, REVERSED, False
+        )
+        if CHAINED:
+            g, _g = chain(
+                *(mr, mr, sr, sr, g, g),
+                *(maps_ptr, states_ptr, first, c, C, CARRY, False, WIDTH, GROUP, LOOK),
+            )
+        s, _s = apply_tile(a, a, s, s, er, er, fr, fr, g, g, False)
+
+        g0, g1, g2, g3 = _recurrence_slopes(
+            s, before, decay, write, candidate, z0, z1, z2, z3, CELL
+        )
+        if CELL == "lstm":
+            g3 = to_gate
+        elif CELL != "strongly-typed-gru" and CELL != "min-lstm":
+            g2 = to_gate
+        at = b * grad_z_outer + t * grad_z_time + i
+        _store(grad_z_ptr, at, tl.where(valid, g0, 0.0), live)
+        _store(grad_z_ptr, at + units, tl.where(valid, g1, 0.0), live)
+        if GATES > 2:
+            _store(grad_z_ptr, at + 2 * units, tl.where(valid, g2, 0.0), live)
+        if GATES > 3:
+            _store(grad_z_ptr, at + 3 * units, tl.where(valid, g3, 0.0), live)
+        if x_ptr is not None:
+            at = (b * grad_z_outer + t * grad_z_time) // GATES + i
+            _store(grad_x_ptr, at, tl.where(valid, to_x, 0.0), live)
+        into = tl.where(valid, decay, 1.0) * s
+        if CELL == "surrogate":
+            into += y
+        _store(grad_h0_ptr, (b + n) * units + i, into, begins & live)
+        g, _g = multiply_add(mr, mr, g, g, sr, sr, False)
+        t += -STEPS * SEGMENTS if BACKWARDS else STEPS * SEGMENTS
