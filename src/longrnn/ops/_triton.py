@@ -21,14 +21,12 @@ Numbers are pairs (re, im) throughout; for real dtypes im is an alias that nothi
 import itertools
 import math
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
 
 # Bytes of a number as it is carried, and the dtype of its parts.
 CARRY = {
@@ -68,6 +66,7 @@ PROGRAMS = 8  # plain programs a multiprocessor from which the chain is not wort
 TILES = 2  # tiles a multiprocessor that small problems are cut into
 HOP = 1 << 20  # elements that one wait on another group is spread over: about 1 us of traffic
 GROUP = 128  # tiles of a group at most: each reads the maps of those before it
+WARP = 32  # threads
 LOOK = 4  # maps a thread composes at a time
 
 
@@ -122,12 +121,12 @@ def _cut(
     elements = max(1, block.elements * 4 // nbytes)
     wide = 1 if x.is_complex() else max(1, min(16 // x.element_size(), elements))  # one load
     most = power(triton.cdiv(T * channels, TILES * processors))
-    warps = max(1, min(block.warps, most // (32 * elements)))
-    lanes = 32 * warps * wide
+    warps = max(1, min(block.warps, most // (WARP * elements)))
+    lanes = WARP * warps * wide
     steps, segments = max(1, elements // wide), 1
     if inner == 1:
         steps = min(power(T), steps * lanes)
-        width = min(power(channels), max(1, elements * 32 * warps // steps))
+        width = min(power(channels), max(1, elements * WARP * warps // steps))
     else:
         width = min(power(inner), max(1, block.row // x.element_size()), lanes)
         steps = min(power(T), steps)
@@ -137,12 +136,12 @@ def _cut(
             width = min(power(channels), lanes // segments)
     size = steps * segments * width
     chunks, blocks = triton.cdiv(T, steps * segments), triton.cdiv(channels, width)
-    warps = max(1, min(warps, size // (32 * elements)))
+    warps = max(1, min(warps, size // (WARP * elements)))
     group = look = 1
     if chained:
         hop = power(triton.cdiv(HOP, size * blocks))
         group = min(hop, GROUP, power(chunks))
-        look = max(1, min(group, LOOK * 4 * 32 * warps // (nbytes * width)))
+        look = max(1, min(group, LOOK * 4 * WARP * warps // (nbytes * width)))
     return Plan(chained, inner == 1, steps, segments, width, group, look, warps, chunks, blocks)
 
 

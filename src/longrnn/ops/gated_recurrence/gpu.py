@@ -407,7 +407,7 @@ def _forward_kernel(
             h0 = _load(h0_ptr, n * h0_outer + i * h0_unit, begins & live, CARRY)
             br += tl.where(begins, ar * h0, 0.0)
             ar = tl.where(begins, 0.0, ar)
-        a, ai, s, si, er, ei, fr, fi, mr, mi, sr, si = scan_tile(
+        a, _ai, s, si, er, _ei, fr, _fi, mr, _mi, sr, _si = scan_tile(
             ar, ar, br, br, STEPS, SEGMENTS, REVERSED, False
         )
         if CHAINED:
@@ -560,7 +560,7 @@ def _backward_kernel(
                 at = n_end * grad_final_outer + i * grad_final_unit
                 d += _load(grad_final_ptr, at, ends & live, CARRY)
 
-        a, _a, s, _s, er, ei, fr, fi, mr, mi, sr, si = scan_tile(
+        a, _a, s, _s, er, _ei, fr, _fi, mr, _mi, sr, _si = scan_tile(
             decay_after, decay_after, d, d, STEPS, SEGMENTS, REVERSED, False
         )
         if CHAINED:
