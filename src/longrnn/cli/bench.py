@@ -65,7 +65,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         title, headings, lines = report.table(rows)
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for heading in headings:
-            table.add_column(heading, justify="right" if heading else "left")
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
         for line in lines:
             table.add_row(*line)
         console.print(table)

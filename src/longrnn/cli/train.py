@@ -76,6 +76,8 @@ def train(
         save_every=save_every,
     )
     console.print(_table(rows))
+    if rows[-1]["interrupted"]:
+        console.print("stopped: the same with --output and --resume goes on", highlight=False)
     console.print(f"everything is in {rows[-1]['folder']}", soft_wrap=True, highlight=False)
 
 

@@ -55,8 +55,7 @@ def train(
     )
     metrics = Metrics(output / "metrics.jsonl", accelerator, trainer.step)
     shown = accelerator.is_main_process
-    title = f"{settings.task} · {settings.model}"
-    with StopSignal() as stop, Bar(console, title, task.score_name, shown) as bar:
+    with StopSignal() as stop, Bar(console, settings.model, task.score_name, shown) as bar:
         tested = _fill(trainer, output / "checkpoints", stop, metrics, bar)
     summary = _summary(trainer, tested)
     if accelerator.is_main_process:
