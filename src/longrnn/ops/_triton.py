@@ -60,7 +60,7 @@ BLOCKS = {
     ("chained", "linear_forward"): Block(32, 8, 128),
     ("chained", "linear_backward"): Block(16, 8, 128),
     ("chained", "gated_forward"): Block(16, 8, 128),
-    ("chained", "gated_backward"): Block(8, 8, 128),
+    ("chained", "gated_backward"): Block(8, 4, 128),
 }
 PROGRAMS = 8  # plain programs a multiprocessor from which the chain is not worth its waits
 TILES = 2  # tiles a multiprocessor that small problems are cut into

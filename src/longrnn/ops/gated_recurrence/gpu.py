@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longrnn.ops import _triton as shared
 from longrnn.ops._triton import apply_tile, chain, claim, multiply_add, scan_tile, times
-from longrnn.ops.gated_recurrence.cells import CELLS
+from longrnn.ops.gated_recurrence.cells import CELLS, allocate
 
 
 def forward(
@@ -26,10 +26,7 @@ def forward(
     keep_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return output, states and final state; see `op.py` for the arguments."""
-    output = gates.new_empty((*gates.shape[:-1], initial_state.shape[-1]))
-    keep = keep_states and CELLS[cell].output is not None
-    states = torch.empty_like(output) if keep else gates.new_empty(0)
-    last = initial_state.new_empty(initial_state.shape)
+    output, states, last = allocate(gates, initial_state, cell, keep_states)
     if cu_seqlens is not None or not output.numel():
         last.copy_(initial_state)  # sequences without a step end where they begin
     if not output.numel():
@@ -37,9 +34,10 @@ def forward(
     B, T, n = _sizes(output, cu_seqlens, dim)
     plan = shared.plan("gated_forward", T, B, n, gates, "auto")
     memory = shared.scratch(plan, T, B * n, cu_seqlens, gates, reverse)
+    kept = states if states.numel() else None
     with torch.cuda.device_of(gates):
         _forward_kernel[plan.grid()](
-            *(gates, highway, initial_state, output, states if keep else None, last, lengths),
+            *(gates, highway, initial_state, output, kept, last, lengths),
             *memory,
             *(T, B * n, n, plan.chunks, plan.blocks),
             *_strides(gates, cu_seqlens, dim),
@@ -79,6 +77,7 @@ def backward(
     if not output.numel():
         return grad_gates, grad_highway, grad_initial
     B, T, n = _sizes(output, cu_seqlens, dim)
+    output = output.contiguous()  # so that its strides are those of the highway's gradient
     plan = shared.plan("gated_backward", T, B, n, gates, "auto")
     memory = shared.scratch(plan, T, B * n, cu_seqlens, gates, reverse)
     # The state before a step is the state after the one before, or what "surrogate" puts out.
@@ -94,6 +93,7 @@ def backward(
             *_strides(highway, cu_seqlens, dim),
             *_strides(before, cu_seqlens, dim),
             *_strides(grad_gates, cu_seqlens, dim)[:2],
+            *_strides(output, cu_seqlens, dim)[:2],
             *((0, 0) if grad_final is None else grad_final.stride()),
             *initial_state.stride(),
             GATES=CELLS[cell].gates,
@@ -407,7 +407,7 @@ def _forward_kernel(
             h0 = _load(h0_ptr, n * h0_outer + i * h0_unit, begins & live, CARRY)
             br += tl.where(begins, ar * h0, 0.0)
             ar = tl.where(begins, 0.0, ar)
-        a, _ai, s, si, er, _ei, fr, _fi, mr, _mi, sr, _si = scan_tile(
+        a, _ai, s, _si, er, _ei, fr, _fi, mr, _mi, sr, _si = scan_tile(
             ar, ar, br, br, STEPS, SEGMENTS, REVERSED, False
         )
         if CHAINED:
@@ -475,6 +475,8 @@ def _backward_kernel(
     before_unit,
     grad_z_outer,
     grad_z_time,
+    grad_x_outer,
+    grad_x_time,
     grad_final_outer,
     grad_final_unit,
     h0_outer,
@@ -502,8 +504,8 @@ def _backward_kernel(
     i = c[None, None, :] - b * units
     g = tl.zeros((WIDTH,), CARRY)
     if grad_final_ptr is not None and first_ptr is None:
-        at = (c // units) * grad_final_outer + (c % units) * grad_final_unit
-        g = _load(grad_final_ptr, at, c < C, CARRY)
+        start = (c // units) * grad_final_outer + (c % units) * grad_final_unit
+        g = _load(grad_final_ptr, start, c < C, CARRY)
     length = t * 0 + T
     if lengths_ptr is not None:
         length = tl.load(lengths_ptr + b, mask=there, other=0)
@@ -585,7 +587,7 @@ def _backward_kernel(
         if GATES > 3:
             _store(grad_z_ptr, at + 3 * units, tl.where(valid, g3, 0.0), live)
         if x_ptr is not None:
-            at = (b * grad_z_outer + t * grad_z_time) // GATES + i
+            at = b * grad_x_outer + t * grad_x_time + i
             _store(grad_x_ptr, at, tl.where(valid, to_x, 0.0), live)
         into = tl.where(valid, decay, 1.0) * s
         if CELL == "surrogate":

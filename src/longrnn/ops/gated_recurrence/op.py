@@ -122,6 +122,20 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return cpu.backward(*arguments)
 
 
+@torch.library.impl("longrnn::gated_recurrence", "CUDA")
+def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from longrnn.ops.gated_recurrence import gpu  # imports Triton, which CPU machines need not have
+
+    return gpu.forward(*arguments)
+
+
+@torch.library.impl("longrnn::gated_recurrence_backward", "CUDA")
+def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from longrnn.ops.gated_recurrence import gpu
+
+    return gpu.backward(*arguments)
+
+
 def _differentiate_plain(
     inputs: list[Tensor],
     grad_output: Tensor | None,

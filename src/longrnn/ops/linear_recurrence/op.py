@@ -162,6 +162,20 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return cpu.backward(*arguments)
 
 
+@torch.library.impl("longrnn::linear_recurrence", "CUDA")
+def _forward_cuda(*arguments: Any) -> Tensor:
+    from longrnn.ops.linear_recurrence import gpu  # imports Triton, which CPU machines need not have
+
+    return gpu.forward(*arguments)
+
+
+@torch.library.impl("longrnn::linear_recurrence_backward", "CUDA")
+def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from longrnn.ops.linear_recurrence import gpu
+
+    return gpu.backward(*arguments)
+
+
 @torch.library.impl("longrnn::linear_recurrence", "CompositeExplicitAutograd")
 def _forward_elsewhere(*arguments: Any) -> Tensor:
     return plain.forward(*arguments)
