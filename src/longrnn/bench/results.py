@@ -1,6 +1,7 @@
 """Results as flat rows, one JSON line each: made from outcomes, written, found and read."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def rows(
             "layout": contender.layout,
             "status": outcome.status,
             "note": outcome.note,
-            "error": outcome.error,
+            "error": outcome.error if math.isfinite(outcome.error or 0.0) else None,
             "repeats": len(outcome.times),
         }
         if outcome.status == "timed":
