@@ -34,6 +34,7 @@ TINY = "--device cpu --batch-size 4 --hidden-size 8 --steps 4"
         ("train adding --dropout 1.5 --num-layers 2", "dropout must lie in [0, 1], got 1.5"),
         ("train adding --dropout -0.1 --num-layers 2", "dropout must lie in [0, 1], got -0.1"),
         ("train adding --dropout 0.5", "dropout must be 0 with num_layers 1"),
+        ("train adding --model gru --forget-bias 1", "forget_bias must be for one of gilr-lstm"),
         ("train adding --length 1", "length must be an integer of at least 2, got 1"),
         ("train adding --permuted", "task adding takes length, not permuted"),
         ("train adding --data x", "task adding takes length, not data; got data='x'"),

@@ -22,9 +22,12 @@ def train(
     hidden_size: Annotated[int | None, Option(help="units of a layer")] = None,
     num_layers: Annotated[int | None, Option(help="layers")] = None,
     dropout: Annotated[float | None, Option(help="between layers")] = None,
+    forget_bias: Annotated[
+        float | None, Option(help="initial bias of forget gates: greater, longer memory")
+    ] = None,
     pooling: Annotated[str | None, Option(help="answer from the last or the mean output")] = None,
     layer_option: Annotated[
-        list[str] | None, Option(help="the layer's own, e.g. forget_bias=3")
+        list[str] | None, Option(help="the layer's own, e.g. kernel_size=3")
     ] = None,
     batch_size: Annotated[int | None, Option(help="sequences, over all processes")] = None,
     steps: Annotated[int | None, Option(help="end after so many updates")] = None,
@@ -60,6 +63,7 @@ def train(
         hidden_size=hidden_size,
         num_layers=num_layers,
         dropout=dropout,
+        forget_bias=forget_bias,
         pooling=pooling,
         batch_size=batch_size,
         steps=steps,

@@ -27,6 +27,7 @@ class Settings:
     hidden_size: int = 64
     num_layers: int = 1
     dropout: float = 0.0
+    forget_bias: float | None = None
     pooling: str = "last"
     batch_size: int = 32
     steps: int | None = None
@@ -44,11 +45,16 @@ class Settings:
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"epochs": 20, "lr": 5e-3, "schedule": "cosine", "pooling": "mean"},
+    "digits": {
+        **{"epochs": 20, "batch_size": 16, "lr": 8e-3, "schedule": "cosine"},
+        **{"num_layers": 2, "pooling": "mean", "forget_bias": 4.0},
+    },
     "adding": {"steps": 5000, "lr": 3e-3},
     "memory": {"steps": 20000, "batch_size": 8},
     "text": {"epochs": 10, "lr": 3e-3, "schedule": "cosine", "hidden_size": 256},
 }
+FORGET_GATES = ("gilr-lstm", "sru", "qrnn", "lstm")
+"""Models that can begin with a long memory, by `forget_bias`."""
 RESUMABLE = ("steps", "epochs", "minutes", "device", "save_every")
 """Settings that may differ when a run is resumed."""
 
@@ -64,6 +70,8 @@ def create_settings(task: str, model: str, **given: Any) -> Settings:
     values = dict(DEFAULTS[task])
     if any(given.get(name) is not None for name in ("steps", "epochs", "minutes")):
         values = {k: v for k, v in values.items() if k not in ("steps", "epochs")}
+    if model not in FORGET_GATES:
+        values.pop("forget_bias", None)
     values |= {name: value for name, value in given.items() if value is not None}
     values["layer_options"] = _parse(values.get("layer_options", []))
     values["task_options"] = {
@@ -106,6 +114,9 @@ def _check(s: Settings) -> None:
         raise ValueError(f"dropout must lie in [0, 1], got {s.dropout}")
     if s.dropout and s.num_layers == 1:
         raise ValueError(f"dropout must be 0 with num_layers 1: it acts between, got {s.dropout}")
+    if s.forget_bias is not None and s.model not in FORGET_GATES:
+        models_with = ", ".join(FORGET_GATES)
+        raise ValueError(f"forget_bias must be for one of {models_with}; got model {s.model}")
     if s.seed < 0:
         raise ValueError(f"seed must be at least 0, got {s.seed}")
     _checks.check_choice("pooling", s.pooling, ["last", "mean"])

@@ -42,6 +42,7 @@ class Trainer:
             settings.num_layers,
             settings.dropout,
             settings.pooling,
+            settings.forget_bias,
             settings.layer_options,
         )
         set_seed(settings.seed, device_specific=True)
