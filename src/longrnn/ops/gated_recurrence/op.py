@@ -124,7 +124,7 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.impl("longrnn::gated_recurrence", "CUDA")
 def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from longrnn.ops.gated_recurrence import gpu  # imports Triton, which CPU machines need not have
+    from longrnn.ops.gated_recurrence import gpu  # imports Triton, absent on CPU machines
 
     return gpu.forward(*arguments)
 

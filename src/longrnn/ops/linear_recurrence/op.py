@@ -164,7 +164,7 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.impl("longrnn::linear_recurrence", "CUDA")
 def _forward_cuda(*arguments: Any) -> Tensor:
-    from longrnn.ops.linear_recurrence import gpu  # imports Triton, which CPU machines need not have
+    from longrnn.ops.linear_recurrence import gpu  # imports Triton, absent on CPU machines
 
     return gpu.forward(*arguments)
 
