@@ -119,7 +119,7 @@ class GILRLSTM(RecurrentStack):
         weight_is, bias_is, weight_ih, weight_sh, bias_ih = weights
         kind = "surrogate" if self.surrogate_shift else "gilr-tanh"
         seen, surrogate = gated_recurrence(linear(x, weight_is, bias_is), state[0], kind, **layout)
-        # In place, and no concatenation: the weights and the inputs are read where they are.
-        gates = linear(x, weight_ih, bias_ih).add_(linear(seen, weight_sh))
+        # No concatenation: it would copy the inputs, and at each streamed step the weights.
+        gates = linear(x, weight_ih, bias_ih) + linear(seen, weight_sh)
         output, c = gated_recurrence(gates, state[1], "lstm", **layout)
         return output, (surrogate, c)
