@@ -93,9 +93,14 @@ def test_no_state_is_a_state_of_zeros(case):
 
 @each_layer
 def test_state_has_the_fields_of_its_documentation(case):
-    _, state = build(case, 2)(torch.randn(5, 2, M, dtype=torch.float64))
-    assert getattr(state, "_fields", case.fields) == case.fields
-    assert isinstance(state, torch.Tensor) == (len(case.fields) == 1)
+    layer, x = build(case, 2), torch.randn(5, 2, M, dtype=torch.float64)
+    packed = pack_padded_sequence(x, torch.tensor([3, 5]), enforce_sorted=False)
+    for given in (x, x[:, 0], packed):
+        _, state = layer(given)
+        if len(case.fields) == 1:
+            assert isinstance(state, torch.Tensor)
+        else:
+            assert state._fields == case.fields
     for one in case.fields:
         assert not any(other != one and other.startswith(one) for other in case.fields)
 
