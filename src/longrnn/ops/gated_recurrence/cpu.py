@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from longrnn import _native
+from longrnn import _checks, _native
 from longrnn.ops.gated_recurrence.cells import CELLS, allocate
 from longrnn.ops.linear_recurrence.cpu import DTYPES
 
@@ -22,6 +22,10 @@ def forward(
     keep_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the layer; see `op.py` for what the arguments mean."""
+    if lengths is not None:  # unchecked until here in a compiled program
+        _checks.check_lengths_values(lengths, gates.shape[dim])
+    if cu_seqlens is not None:
+        _checks.check_cu_seqlens_values(cu_seqlens, gates.shape[dim])
     gates, initial_state = gates.contiguous(), initial_state.contiguous()
     output, states, last = allocate(gates, initial_state, cell, keep_states)
     if not output.numel():

@@ -8,6 +8,7 @@ and differs only in the cell (`cells.py`). Doing the three in one kernel moves e
 once: pre-activations in, outputs and states out. The gradient recomputes the gates.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from longrnn import _native
 from longrnn.ops.gated_recurrence import cpu
-from longrnn.ops.gated_recurrence.cells import CELLS, allocate
+from longrnn.ops.gated_recurrence.cells import allocate
 from longrnn.ops.gated_recurrence.plain import gated_recurrence_plain
 
 
@@ -53,7 +54,8 @@ def gated_recurrence(
         dtype of `gates`; the state is carried in at least float32.
 
     Raises:
-        ValueError: If a shape, device or value is not as above.
+        ValueError: If `lengths` or `cu_seqlens` name steps that `gates` does not have. Layers check
+            all else before their matrix products; here it is not checked again.
 
     Reference:
         Martin and Cundy, ICLR 2018, https://arxiv.org/abs/1709.04057, section 3.
@@ -64,7 +66,6 @@ def gated_recurrence(
         >>> output.flatten().tolist(), state.tolist()
         ([0.5, 0.25, 0.125], [[0.125]])
     """
-    gates.shape[-1] // CELLS[cell].gates
     dim = 1 if batch_first and cu_seqlens is None else 0
     initial_state = initial_state.to(gates.dtype)
     highway = None if highway is None else highway.to(gates.dtype)
@@ -138,8 +139,7 @@ def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _differentiate_plain(
     inputs: list[Tensor],
-    grad_output: Tensor | None,
-    grad_final: Tensor | None,
+    grads: Sequence[Tensor | None],
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
     options: tuple[Any, ...],
@@ -152,7 +152,7 @@ def _differentiate_plain(
         output, _, last = gated_recurrence_plain(
             inputs[0], highway, inputs[-1], lengths, cu_seqlens, *options
         )
-        pairs = [(y, g) for y, g in ((output, grad_output), (last, grad_final)) if g is not None]
+        pairs = [(y, g) for y, g in zip((output, last), grads, strict=True) if g is not None]
         return torch.autograd.grad(
             [y for y, _ in pairs],
             inputs,
@@ -206,7 +206,7 @@ def _differentiate_forward(
     if saved[0].device.type == "cpu" and not _native.available():  # compiled, without a kernel
         inputs = [x.detach().requires_grad_() for x in saved[:3] if x is not None]
         *firsts, last = _differentiate_plain(
-            inputs, grad_output, grad_final, *saved[3:5], options, create_graph=False
+            inputs, (grad_output, grad_final), saved[3], saved[4], options, create_graph=False
         )
         return firsts[0], firsts[1] if len(firsts) == 2 else None, last, *(None,) * 6
     grads = torch.ops.longrnn.gated_recurrence_backward(grad_output, grad_final, *saved, *options)
@@ -233,9 +233,9 @@ def _differentiate_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tenso
             for g in (grad_output, grad_final)
         ]
         firsts = _differentiate_plain(
-            inputs, *incoming, lengths, cu_seqlens, ctx.options, create_graph=True
+            inputs, incoming, lengths, cu_seqlens, ctx.options, create_graph=True
         )
-    wanted = [g for g in (cotangents if highway is not None else (cotangents[0], cotangents[2]))]
+    wanted = cotangents if highway is not None else (cotangents[0], cotangents[2])
     pairs = [(y, g) for y, g in zip(firsts, wanted, strict=True) if g is not None]
     targets = [x for x in (*incoming, *inputs) if x is not None]
     seconds = iter(

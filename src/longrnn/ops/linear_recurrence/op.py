@@ -101,7 +101,7 @@ def linear_recurrence(
     if initial_state is not None:
         _checks.check_floating("initial_state", initial_state, complex_too=True)
         _checks.check_same_device("initial_state", initial_state, "impulses", impulses)
-        rows = shape[:dim] + shape[dim + 1 :]
+        rows: tuple[int, ...] = (*shape[:dim], *shape[dim + 1 :])
         if cu_seqlens is not None:
             rows = (*shape[:dim], cu_seqlens.shape[0] - 1, *shape[dim + 1 :])
         _checks.check_broadcast("initial_state", initial_state, rows)
@@ -116,7 +116,7 @@ def linear_recurrence(
         )
     if decays.shape != shape:
         decays = decays.expand(shape)
-    run = torch.ops.longrnn.linear_recurrence
+    run: Any = torch.ops.longrnn.linear_recurrence
     if torch._C._are_functorch_transforms_active():
         run = LinearRecurrence.apply
     return run(
