@@ -36,10 +36,13 @@ def plot_comparison(path: Path, runs: dict[str, Lines], rows: Lines) -> None:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     curve, bars = figure.subplots(1, 2, width_ratios=(3, 2))
-    for model, lines in runs.items():
-        seconds, scores = _column(lines, "seconds", "test_score")
-        curve.plot(seconds, scores, "o-", markersize=4, label=model)
-    curve.set(xlabel="seconds of training", title=f"held-out {rows[0]['score_name']}")
+    for index, (model, lines) in enumerate(runs.items()):
+        seconds, scores = _column(lines, "seconds", "score")
+        curve.plot(seconds, _smooth(scores), color=f"C{index}", alpha=0.4)
+        curve.plot(*_column(lines, "seconds", "test_score"), "o-", color=f"C{index}", label=model)
+    title = f"{rows[0]['score_name']}: held out (dots) and training batches"
+    curve.set(xlabel="seconds of training", title=title)
+    curve.set_xlim(left=0)
     curve.grid(alpha=0.3)
     curve.legend()
     for index, row in enumerate(rows):
