@@ -16,6 +16,7 @@ from longrnn.ops.gated_recurrence import gpu as gated
 from longrnn.ops.gated_recurrence.cells import CELLS
 from longrnn.ops.gated_recurrence.plain import gated_recurrence_plain
 from longrnn.ops.linear_recurrence import gpu as linear
+from longrnn.ops.linear_recurrence import plain
 from longrnn.ops.linear_recurrence.reference import linear_recurrence_reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -203,15 +204,15 @@ def check_gated(cell, T, B, n, dim=0, reverse=False, lengths=None, ends=None, fi
     y, final = None if final_only else draw(*lead, n), draw(*state.shape)
     lengths = None if lengths is None else torch.tensor(lengths)
 
-    def plain(*tensors):
+    def composed(*tensors):
         x = tensors[1] if highway is not None else None
         options = (lengths, ends, cell, dim, reverse)
         out, _, last = gated_recurrence_plain(tensors[0], x, tensors[-1], *options)
         return out, last
 
     inputs = [v for v in (gates, highway, state) if v is not None]
-    exact = value_and_grads(plain, [v.double() for v in inputs], [y, final])
-    loop = value_and_grads(plain, [v.to(dtype) for v in inputs], [y, final])
+    exact = value_and_grads(composed, [v.double() for v in inputs], [y, final])
+    loop = value_and_grads(composed, [v.to(dtype) for v in inputs], [y, final])
 
     z, x, h0, L, C, y, final = on_device(gates, highway, state, lengths, ends, y, final)
     out, states, last = gated.forward(z, x, h0, L, C, cell, dim, reverse, True)
@@ -259,3 +260,48 @@ def test_cells_in_other_dtypes(dtype):
     loop = gated_recurrence_plain(z, None, h0, None, None, "lstm", 0, False)
     assert_as_accurate(out, loop[0], exact[0], "output")
     assert_as_accurate(last, loop[2], exact[2], "final")
+
+
+# What an interpreter cannot show: tiles at their real size, at once, in any order.
+ON_A_GPU = pytest.mark.skipif(INTERPRETED, reason="needs programs that run at the same time")
+
+
+@ON_A_GPU
+@DIRECTIONS
+@REGIMES
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "dim"),
+    [((70001, 1, 3), 0), ((3, 70001), 1), ((4, 9001, 96), 1), ((20000, 1, 1000), 0)],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+def test_linear_at_full_size(shape, dim, dtype, reverse, algorithm, ragged, monkeypatch):
+    monkeypatch.undo()  # real groups too
+    T = shape[dim]
+    ends = torch.tensor([0, 0, 5, T // 3, T // 2, T // 2, T], device=DEVICE) if ragged else None
+    state = (*shape[:dim], *([6] if ragged else []), *shape[dim + 1 :])
+    a, x, h0, y = on_device(*(draw(*s, dtype=dtype) for s in (shape, shape, state, shape)))
+    a = torch.where(a.abs() > 1, a / a.abs().clamp(min=1), a)
+    states = linear.forward(a, x, h0, ends, dim, reverse, algorithm)
+    run = (h0, ends, dim, reverse, algorithm)
+    grads = linear.backward(y, a, states, *run, True)
+    wide = WIDE.get(dtype, torch.float64)
+    plain_run = (h0.to(wide), ends, dim, reverse, "parallel")
+    exact = plain.forward(a.to(wide), x.to(wide), *plain_run)
+    wide_grads = plain.backward(y.to(wide), a.to(wide), exact, *plain_run, True)
+    for ours, e in zip((states, *grads), (exact, *wide_grads), strict=True):
+        error = (ours.to(wide) - e).abs().max() / e.abs().max()
+        assert error < 32 * torch.finfo(ours.dtype).eps
+    for _ in range(10):
+        assert torch.equal(states, linear.forward(a, x, *run))
+        again = linear.backward(y, a, states, *run, True)
+        assert all(map(torch.equal, grads, again))
+
+
+@ON_A_GPU
+@pytest.mark.parametrize("cell", CELLS)
+@DIRECTIONS
+def test_cells_at_full_size(cell, reverse, monkeypatch):
+    monkeypatch.undo()
+    check_gated(cell, 4001, 3, 40, 1, reverse, lengths=[4001, 0, 1234])
