@@ -22,6 +22,7 @@ def plot(rows: list[Row], folder: str | Path) -> list[Path]:
     Raises:
         ValueError: If no contender was timed.
     """
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -37,6 +38,7 @@ def plot(rows: list[Row], folder: str | Path) -> list[Path]:
         figure = Figure(figsize=(8, 5.5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
+        axes.set_prop_cycle(color=[colormaps["tab20"](k) for k in range(20)])
         for contender in dict.fromkeys(r["contender"] for r in swept if r["kind"] != "products"):
             points = sorted((r["T"], r["median_ms"]) for r in swept if r["contender"] == contender)
             ours = next(r for r in swept if r["contender"] == contender)["kind"] == "ours"
