@@ -22,9 +22,16 @@ void fill_zero(Stored* out, int64_t width) {
   for (int64_t c = 0; c < width; c++) out[c] = Stored(0.0f);
 }
 
+// One vector of each gate; the gates of a row lie n apart.
+template <class Stored, class V, int G>
+void load_gates(const Stored* p, int64_t n, int64_t count, V (&gate)[G]) {
+  for (int k = 0; k < G; k++) gate[k] = load_some<LaneOf<V>>(p + k * n, count);
+}
+
 template <class Cell, class Stored>
 struct GatedForward {
   using T = Compute<Stored>;
+  using V = Vector<T>;
   using Tile = ForwardTile<T>;
   static constexpr int kArrays = 3;  // a, b, c
   bool down() const { return shape.reverse; }
@@ -45,11 +52,12 @@ struct GatedForward {
     for (int64_t r = 0; r < count; r++) {
       const Stored* p = gates + rows.at(task, begin + r) * G * n + task.channel;
       T *a = scratch + r * width, *b = a + size;
-#pragma omp simd
-      for (int64_t c = 0; c < width; c++) {
-        T gate[G];
-        for (int k = 0; k < G; k++) gate[k] = T(p[k * n + c]);
-        Cell::gates(gate, a[c], b[c]);
+      for (int64_t c = 0; c < width; c += kLanes<T>) {
+        V gate[G], decay, impulse;
+        load_gates(p + c, n, width - c, gate);
+        Cell::gates(gate, decay, impulse);
+        store_some<T>(a + c, decay, width - c);
+        store_some<T>(b + c, impulse, width - c);
       }
     }
     return {count, width, scratch, width, scratch + size, width, scratch + 2 * size, width};
@@ -72,11 +80,12 @@ struct GatedForward {
         const Stored* p = gates + at * G * n + task.channel;
         const Stored* x = Cell::kHighway ? highway + at * n + task.channel : nullptr;
         Stored* h = output + at * n + task.channel;
-#pragma omp simd
-        for (int64_t c = 0; c < width; c++) {
-          T gate[G];
-          for (int k = 0; k < G; k++) gate[k] = T(p[k * n + c]);
-          h[c] = Stored(Cell::output(c_row[c], Cell::kHighway ? T(x[c]) : T(0), gate));
+        for (int64_t c = 0; c < width; c += kLanes<T>) {
+          V gate[G], beside = {};
+          load_gates(p + c, n, width - c, gate);
+          if (Cell::kHighway) beside = load_some<T>(x + c, width - c);
+          const V out = Cell::output(load_some<T>(c_row + c, width - c), beside, gate);
+          store_some<T>(h + c, out, width - c);
         }
         if (states) put_row(states, task, begin + r, c_row);
       }
@@ -85,7 +94,8 @@ struct GatedForward {
 
   void put_row(Stored* to, const Task& task, int64_t step, const T* from) const {
     Stored* out = to + rows.at(task, step) * shape.inner + task.channel;
-    for (int64_t c = 0; c < task.width; c++) out[c] = Stored(from[c]);
+    for (int64_t c = 0; c < task.width; c += kLanes<T>)
+      store_some<T>(out + c, load_some<T>(from + c, task.width - c), task.width - c);
   }
 
   void finish(const Task& task, const T* carry) const {
@@ -103,6 +113,7 @@ struct GatedForward {
 template <class Cell, class Stored>
 struct GatedBackward {
   using T = Compute<Stored>;
+  using V = Vector<T>;
   using Tile = AdjointTile<T>;
   static constexpr int kArrays = 3;  // a, gradient of c through the output, s
   bool down() const { return !shape.reverse; }
@@ -129,15 +140,17 @@ struct GatedBackward {
       const Stored* state = states + at * n + task.channel;
       const Stored* g = incoming(task, begin + r);
       T *a = scratch + r * width, *y = a + size;
-#pragma omp simd
-      for (int64_t c = 0; c < width; c++) {
-        T gate[G], unused[G], b;
-        for (int k = 0; k < G; k++) gate[k] = T(p[k * n + c]);
-        Cell::gates(gate, a[c], b);
-        T grad_x = 0;
-        y[c] = g ? Cell::output_backward(T(g[c]), T(state[c]), x ? T(x[c]) : T(0), gate, unused,
-                                         grad_x)
-                 : T(0);
+      for (int64_t c = 0; c < width; c += kLanes<T>) {
+        const int64_t left = width - c;
+        V gate[G], unused[G], decay, impulse, beside = {}, grad_x, through = {};
+        load_gates(p + c, n, left, gate);
+        Cell::gates(gate, decay, impulse);
+        if (Cell::kHighway) beside = load_some<T>(x + c, left);
+        if (g)
+          through = Cell::output_backward(load_some<T>(g + c, left), load_some<T>(state + c, left),
+                                          beside, gate, unused, grad_x);
+        store_some<T>(a + c, decay, left);
+        store_some<T>(y + c, through, left);
       }
     }
     AdjointTile<T> tile{};
@@ -174,14 +187,16 @@ struct GatedBackward {
       Stored* grad = grad_gates + at * G * n + task.channel;
       Stored* grad_x = Cell::kHighway ? grad_highway + at * n + task.channel : nullptr;
       const T* s = tile.s + r * width;
-#pragma omp simd
-      for (int64_t c = 0; c < width; c++) {
-        T gate[G], d[G], dx = 0;
-        for (int k = 0; k < G; k++) gate[k] = T(p[k * n + c]);
-        Cell::output_backward(g ? T(g[c]) : T(0), T(state[c]), x ? T(x[c]) : T(0), gate, d, dx);
-        Cell::gates_backward(gate, s[c], T(before[c]), d);
-        for (int k = 0; k < G; k++) grad[k * n + c] = Stored(d[k]);
-        if (Cell::kHighway) grad_x[c] = Stored(dx);
+      for (int64_t c = 0; c < width; c += kLanes<T>) {
+        const int64_t left = width - c;
+        V gate[G], d[G], dx, beside = {}, grad_h = {};
+        load_gates(p + c, n, left, gate);
+        if (Cell::kHighway) beside = load_some<T>(x + c, left);
+        if (g) grad_h = load_some<T>(g + c, left);
+        Cell::output_backward(grad_h, load_some<T>(state + c, left), beside, gate, d, dx);
+        Cell::gates_backward(gate, load_some<T>(s + c, left), load_some<T>(before + c, left), d);
+        for (int k = 0; k < G; k++) store_some<T>(grad + k * n + c, d[k], left);
+        if (Cell::kHighway) store_some<T>(grad_x + c, dx, left);
       }
     }
   }

@@ -16,27 +16,40 @@ struct Operand {
   int64_t outer, time, channel;
 };
 
+template <class To, class From>
+void convert_row(To* to, const From* from, int64_t width) {
+  int64_t c = 0;
+  if constexpr (!std::is_same_v<To, From>)  // one of them is a float, the other has 16 bits
+    for (; c + kLanes<float> <= width; c += kLanes<float>)
+      store_as<float>(to + c, load_as<float>(from + c));
+  for (; c < width; c++) to[c] = To(from[c]);
+}
+
 // A tile's worth of an operand in the type of computation: where it lies, or a copy.
 template <class Stored, class T>
 const T* rows_of(const Operand<Stored>& x, int64_t offset, int64_t rows, int64_t width, T* copy,
                  int64_t& row) {
   if constexpr (std::is_same_v<Stored, T>) {
-    if (x.channel == 1 && x.time >= 0) {
+    if (x.channel == 1) {
       row = x.time;
       return x.data + offset;
     }
   }
   row = width;
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t c = 0; c < width; c++)
-      copy[r * width + c] = T(x.data[offset + r * x.time + c * x.channel]);
+  for (int64_t r = 0; r < rows; r++) {
+    const Stored* from = x.data + offset + r * x.time;
+    T* to = copy + r * width;
+    if (x.channel == 1)
+      convert_row(to, from, width);
+    else
+      for (int64_t c = 0; c < width; c++) to[c] = T(*from);
+  }
   return copy;
 }
 
 template <class T, class Stored>
 void write_rows(Stored* out, int64_t row, const T* copy, int64_t rows, int64_t width) {
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t c = 0; c < width; c++) out[r * row + c] = Stored(copy[r * width + c]);
+  for (int64_t r = 0; r < rows; r++) convert_row(out + r * row, copy + r * width, width);
 }
 
 template <class Stored>
@@ -126,9 +139,8 @@ struct Backward {
         for (int64_t r = 0; r < rows; r++) {
           const int64_t from = r + begin + (shape.reverse ? 1 : -1);
           if (from >= 0 && from < task.steps)
-            for (int64_t c = 0; c < task.width; c++)
-              before[r * task.width + c] =
-                  T(h[at + (r + (shape.reverse ? 1 : -1)) * shape.inner + c]);
+            convert_row(before + r * task.width,
+                        h + at + (r + (shape.reverse ? 1 : -1)) * shape.inner, task.width);
         }
       }
     }

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "number.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -77,6 +79,61 @@ inline Vector<T> pick(Vector<T> a, Vector<T> b, LaneIndex<T> index) {
 #else
   return __builtin_shuffle(a, b, index);
 #endif
+}
+
+// As many 16-bit numbers as a vector holds floats.
+typedef Float16 Halves __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint32_t WideBits __attribute__((vector_size(kVectorBytes)));
+
+// Numbers of any stored type as a vector of the type of computation, and back.
+template <class T, class Stored>
+inline Vector<T> load_as(const Stored* p) {
+  if constexpr (std::is_same_v<Stored, T>) {
+    return load(p);
+  } else if constexpr (std::is_same_v<Stored, BFloat16>) {
+    HalfBits bits;
+    __builtin_memcpy(&bits, p, sizeof bits);
+    return __builtin_bit_cast(Vector<T>, __builtin_convertvector(bits, WideBits) << 16);
+  } else {
+    Halves half;
+    __builtin_memcpy(&half, p, sizeof half);
+    return __builtin_convertvector(half, Vector<T>);
+  }
+}
+
+template <class T, class Stored>
+inline void store_as(Stored* p, Vector<T> v) {
+  if constexpr (std::is_same_v<Stored, T>) {
+    store(p, v);
+  } else if constexpr (std::is_same_v<Stored, BFloat16>) {
+    const WideBits u = __builtin_bit_cast(WideBits, v);
+    const WideBits rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to nearest, ties to even
+    const HalfBits bits = __builtin_convertvector(v == v ? rounded : WideBits{} + 0x7fc0, HalfBits);
+    __builtin_memcpy(p, &bits, sizeof bits);
+  } else {
+    const Halves half = __builtin_convertvector(v, Halves);
+    __builtin_memcpy(p, &half, sizeof half);
+  }
+}
+
+// The same for the first `count` lanes only, for the end of a row.
+template <class T, class Stored>
+inline Vector<T> load_some(const Stored* p, int64_t count) {
+  if (count >= kLanes<T>) [[likely]]
+    return load_as<T>(p);
+  Stored room[kLanes<T>] = {};
+  __builtin_memcpy(room, p, count * sizeof(Stored));
+  return load_as<T>(room);
+}
+
+template <class T, class Stored>
+inline void store_some(Stored* p, Vector<T> v, int64_t count) {
+  if (count >= kLanes<T>) [[likely]]
+    return store_as<T>(p, v);
+  Stored room[kLanes<T>];
+  store_as<T>(room, v);
+  __builtin_memcpy(p, room, count * sizeof(Stored));
 }
 
 }  // namespace longrnn
