@@ -392,10 +392,10 @@ def _forward_kernel(
         h = _load(h0_ptr, (c // units) * h0_outer + (c % units) * h0_unit, c < C, CARRY)
     length = t * 0 + T
     if lengths_ptr is not None:
-        length = tl.load(lengths_ptr + b, mask=there, other=0)
+        length = tl.minimum(tl.load(lengths_ptr + b, mask=there, other=0), T)
     for _ in range(first, stop):
         live = (t < T) & there
-        valid = (t < length) & there
+        valid = (t < length) & live
         at = b * z_outer + t * z_time + i * z_unit
         z0, z1, z2, z3 = _load_gates(z_ptr, at, units * z_unit, valid, GATES, CARRY)
         decay, write, candidate = _recurrence(z0, z1, z2, z3, CELL)
@@ -508,7 +508,7 @@ def _backward_kernel(
         g = _load(grad_final_ptr, start, c < C, CARRY)
     length = t * 0 + T
     if lengths_ptr is not None:
-        length = tl.load(lengths_ptr + b, mask=there, other=0)
+        length = tl.minimum(tl.load(lengths_ptr + b, mask=there, other=0), T)
     for _ in range(first, stop):
         live = (t < T) & there
         valid = (t < length) & live
@@ -547,7 +547,8 @@ def _backward_kernel(
         else:
             if lengths_ptr is not None and not BACKWARDS:
                 h0 = _load(h0_ptr, b * h0_outer + i * h0_unit, starts & live, CARRY)
-            mask = valid & (starts == 0)
+            # Bounds too: marks may be missing where cu_seqlens is wrong.
+            mask = valid & (starts == 0) & (t - AFTER >= 0) & (t - AFTER < T)
             before = _load(before_ptr, before_at - AFTER * before_time, mask, CARRY)
             before = tl.where(starts, h0, before)
             x = y
