@@ -6,7 +6,7 @@ SOURCES := $(shell git ls-files csrc) CMakeLists.txt pyproject.toml
 
 .PHONY: train test lint bench
 train: .venv/ready
-	$(BIN)/longrnn train digits --model gilr-lstm --model lstm --minutes 2 --output runs/digits
+	$(BIN)/longrnn train digits --model sru --model lstm --minutes 2
 
 test: lint
 	$(BIN)/pytest -q -n 2

@@ -48,14 +48,16 @@ struct Blend {
 
   template <class V>
   static void gates(const V* p, V& a, V& b) {
-    a = sigmoid(p[F]);
-    b = (1 - a) * Act::value(p[Z]);
+    const Gate f(p[F]);
+    a = f.open;
+    b = f.shut * Act::value(p[Z]);
   }
   template <class V>
   static void gates_backward(const V* p, V s, V before, V* d) {
-    const V f = sigmoid(p[F]), z = Act::value(p[Z]);
-    d[F] = s * (before - z) * f * (1 - f);
-    d[Z] = s * (1 - f) * Act::slope(p[Z], z);
+    const Gate f(p[F]);
+    const V z = Act::value(p[Z]);
+    d[F] = s * (before - z) * f.slope();
+    d[Z] = s * f.shut * Act::slope(p[Z], z);
   }
   template <class V>
   static V output(V c, V, const V*) { return c; }
@@ -69,17 +71,20 @@ struct GatedOutput : Base {
   static constexpr bool kOutput = true;
 
   template <class V>
-  static V gate(V o) {
-    if constexpr (kTanh) return hyperbolic_tangent(o);
-    return sigmoid(o);
+  static V output(V c, V, const V* p) {
+    if constexpr (kTanh) return hyperbolic_tangent(p[O]) * c;
+    return sigmoid(p[O]) * c;
   }
   template <class V>
-  static V output(V c, V, const V* p) { return gate(p[O]) * c; }
-  template <class V>
   static V output_backward(V g, V c, V, const V* p, V* d, V&) {
-    const V o = gate(p[O]);
-    d[O] = g * c * (kTanh ? V(1 - o * o) : V(o * (1 - o)));
-    return g * o;
+    if constexpr (kTanh) {
+      const V o = hyperbolic_tangent(p[O]);
+      d[O] = g * c * (1 - o * o);
+      return g * o;
+    }
+    const Gate o(p[O]);
+    d[O] = g * c * o.slope();
+    return g * o.open;
   }
 };
 
@@ -101,10 +106,11 @@ struct LstmGates {
   }
   template <class V>
   static void gates_backward(const V* p, V s, V before, V* d) {
-    const V i = sigmoid(p[0]), f = sigmoid(p[1]), g = hyperbolic_tangent(p[2]);
-    d[0] = s * g * i * (1 - i);
-    d[1] = s * before * f * (1 - f);
-    d[2] = s * i * (1 - g * g);
+    const Gate i(p[0]), f(p[1]);
+    const V g = hyperbolic_tangent(p[2]);
+    d[0] = s * g * i.slope();
+    d[1] = s * before * f.slope();
+    d[2] = s * i.open * (1 - g * g);
   }
 };
 using Lstm = GatedOutput<LstmGates, 3, false>;
@@ -115,15 +121,16 @@ struct Sru : Blend<3, 1, 0, Identity> {
 
   template <class V>
   static V output(V c, V x, const V* p) {
-    const V r = sigmoid(p[2]);
-    return r * Act::value(c) + (1 - r) * x;
+    const Gate r(p[2]);
+    return r.open * Act::value(c) + r.shut * x;
   }
   template <class V>
   static V output_backward(V g, V c, V x, const V* p, V* d, V& dx) {
-    const V r = sigmoid(p[2]), y = Act::value(c);
-    d[2] = g * (y - x) * r * (1 - r);
-    dx = g * (1 - r);
-    return g * r * Act::slope(c, y);
+    const Gate r(p[2]);
+    const V y = Act::value(c);
+    d[2] = g * (y - x) * r.slope();
+    dx = g * r.shut;
+    return g * r.open * Act::slope(c, y);
   }
 };
 
@@ -139,9 +146,10 @@ struct StronglyTypedGru : Blend<3, 1, 0, Identity> {
   }
   template <class V>
   static void gates_backward(const V* p, V s, V before, V* d) {
-    const V f = sigmoid(p[1]), o = hyperbolic_tangent(p[2]);
+    const Gate f(p[1]);
+    const V o = hyperbolic_tangent(p[2]);
     d[0] = s * o;
-    d[1] = s * before * f * (1 - f);
+    d[1] = s * before * f.slope();
     d[2] = s * p[0] * (1 - o * o);
   }
 };
@@ -149,31 +157,36 @@ struct StronglyTypedGru : Blend<3, 1, 0, Identity> {
 struct MinGru : Blend<2, 0, 1, Identity> {
   template <class V>
   static void gates(const V* p, V& a, V& b) {
-    a = sigmoid(-p[0]);
-    b = sigmoid(p[0]) * p[1];
+    const Gate z(p[0]);
+    a = z.shut;
+    b = z.open * p[1];
   }
   template <class V>
   static void gates_backward(const V* p, V s, V before, V* d) {
-    const V z = sigmoid(p[0]);
-    d[0] = s * (p[1] - before) * z * (1 - z);
-    d[1] = s * z;
+    const Gate z(p[0]);
+    d[0] = s * (p[1] - before) * z.slope();
+    d[1] = s * z.open;
   }
 };
 
 struct MinLstm : Blend<3, 0, 2, Identity> {
-  // sigmoid(F) / (sigmoid(F) + sigmoid(I)), without the quotient that may be 0 / 0
+  // sigmoid(F) / (sigmoid(F) + sigmoid(I)) as (1 + e^-I) / (2 + e^-F + e^-I), which is never
+  // 0 / 0; quarters of the terms, so that their sum does not overflow.
   template <class V>
   static void gates(const V* p, V& a, V& b) {
-    const V f = 1 + exponential(-p[0]), i = 1 + exponential(-p[1]);
+    const V f = (1 + exponential(-p[0])) / 4, i = (1 + exponential(-p[1])) / 4;
     a = i / (f + i);
     b = f / (f + i) * p[2];
   }
   template <class V>
   static void gates_backward(const V* p, V s, V before, V* d) {
-    const V f = 1 + exponential(-p[0]), i = 1 + exponential(-p[1]);
-    const V keep = i / (f + i), write = f / (f + i), by_logit = s * (before - p[2]) * keep * write;
-    d[0] = by_logit * ((f - 1) / f);
-    d[1] = -by_logit * ((i - 1) / i);
+    const Gate f_gate(p[0]), i_gate(p[1]);
+    const V unit[] = {p[0], p[1], all<V>(1)};
+    V keep, write;
+    gates(unit, keep, write);
+    const V by_logit = s * (before - p[2]) * keep * write;
+    d[0] = by_logit * f_gate.shut;
+    d[1] = -by_logit * i_gate.shut;
     d[2] = s * write;
   }
 };

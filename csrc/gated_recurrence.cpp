@@ -236,6 +236,7 @@ void with_cell(int cell, const Call& call) {
     case 11: return call(StronglyTypedLstm());
     case 12: return call(MinGru());
     case 13: return call(MinLstm());
+    default: __builtin_trap();
   }
 }
 
@@ -246,11 +247,12 @@ void with_dtype(int dtype, const Call& call) {
     case kFloat64: return call(double());
     case kFloat16: return call(Float16());
     case kBFloat16: return call(BFloat16());
+    default: __builtin_trap();
   }
 }
 
 // Gates are arithmetic more than memory: narrower blocks and smaller tiles than a bare recurrence.
-constexpr Grain kGatedGrain{128, 2 << 10, 16 << 10};
+constexpr Grain kGatedGrain{128, 2 << 10, 16 << 10, 1 << 14};
 
 Rows rows_of(const Shape& shape, bool batch_first) {
   return batch_first ? Rows{shape.T, 1} : Rows{1, shape.outer};

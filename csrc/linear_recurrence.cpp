@@ -30,7 +30,8 @@ template <class Stored, class T>
 const T* rows_of(const Operand<Stored>& x, int64_t offset, int64_t rows, int64_t width, T* copy,
                  int64_t& row) {
   if constexpr (std::is_same_v<Stored, T>) {
-    if (x.channel == 1) {
+    const bool dense = x.time == width || width * 2 > kLanes<T>;  // few channels want dense rows
+    if (x.channel == 1 && dense) {
       row = x.time;
       return x.data + offset;
     }
@@ -156,16 +157,14 @@ struct Backward {
       run(tile, down, streamed, carry);
     } else {
       const T* before_first = first_state(task);
-      AdjointTile<T> rest = tile;
+      AdjointTile<T> rest = tile, first = tile;
       rest.rows--;
       if (down) advance(rest, 1);
       run(rest, down, streamed, carry);
-      advance(tile, edge);
-      tile.rows = 1;
-      tile.before = before_first;
-      run(tile, down, false, carry);
-      advance(tile, -edge);
-      tile.rows = rest.rows + 1;
+      first.rows = 1;
+      advance(first, edge);
+      first.before = before_first;
+      run(first, down, false, carry);
     }
     if constexpr (!std::is_same_v<Stored, T>) {
       const int64_t at =
@@ -210,7 +209,7 @@ bool streams(const Shape& shape, const Plan& plan, const void* out, const void* 
 }
 
 // Whole rows where possible: a burst from memory should be long, a page touched by one thread.
-constexpr Grain kGrain{1 << 10, 8 << 10, 64 << 10};
+constexpr Grain kGrain{1 << 10, 8 << 10, 64 << 10, 1 << 16};
 
 template <class Stored>
 void forward(const Shape& shape, Algorithm algorithm, int threads, const void* a,
@@ -255,6 +254,7 @@ void with_dtype(int dtype, Call&& call) {
     case kBFloat16: return call(BFloat16());
     case kComplex64: return call(Complex<float>());
     case kComplex128: return call(Complex<double>());
+    default: __builtin_trap();
   }
 }
 

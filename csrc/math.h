@@ -78,6 +78,18 @@ inline V sigmoid(V x) {
   return 1 / (1 + exponential(-x));
 }
 
+// A sigmoid and what it lacks of 1, without the cancellation of 1 - sigmoid(x).
+template <class V>
+struct Gate {
+  V open, shut;
+  explicit Gate(V x) {
+    const V e = exponential(-x);
+    open = 1 / (1 + e);
+    shut = e * open;
+  }
+  V slope() const { return open * shut; }
+};
+
 inline Vector<float> tanh_near_zero(Vector<float> x) {
   const Vector<float> z = x * x;
   return horner(z, -5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f,

@@ -23,12 +23,12 @@ namespace longrnn {
 enum Algorithm { kAuto, kSerial, kParallel };
 
 constexpr int64_t kStreamedBytes = 24 << 20;   // results from here on bypass the cache
-constexpr int64_t kSmallElements = 1 << 14;   // less work than this stays on one thread
 
 // The sizes that suit a job: the piece of a row that one task takes, at least (unless the row is
-// shorter) and at most, and one array's share of a tile, all in bytes.
+// shorter) and at most, and one array's share of a tile, all in bytes; and the number of elements
+// below which one thread does it all.
 struct Grain {
-  int64_t narrowest, widest, tile;
+  int64_t narrowest, widest, tile, small;
 };
 constexpr int64_t kSplitTileBytes = 64 << 10;  // split over time, tiles pay for a hand-over
 
@@ -69,13 +69,16 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T>
 Plan make_plan(const Shape& shape, Algorithm algorithm, int threads, const Grain& grain) {
-  const int64_t elements = shape.outer * shape.T * shape.inner, count = shape.count();
-  if (elements < kSmallElements || threads < 1) threads = 1;
-  int64_t longest = 0;
-  for (int64_t s = 0; s < count; s++) {
-    longest = longest > shape.steps(s) ? longest : shape.steps(s);
-    if (!shape.cu_seqlens && !shape.lengths) break;  // all are T
+  const int64_t count = shape.count();
+  int64_t longest = shape.T, total = shape.outer * shape.T;  // steps
+  if (shape.lengths || shape.cu_seqlens) {
+    longest = total = 0;
+    for (int64_t s = 0; s < count; s++) {
+      longest = longest > shape.steps(s) ? longest : shape.steps(s);
+      total += shape.steps(s);
+    }
   }
+  if (total * shape.inner < grain.small || threads < 1) threads = 1;
   // A few tasks a thread, of whole cache lines, neither too wide for the first cache nor so
   // narrow that a row's piece is less than a burst from memory.
   const int64_t size = int64_t(sizeof(T)), line = 64 / size > 0 ? 64 / size : 1;
@@ -88,11 +91,13 @@ Plan make_plan(const Shape& shape, Algorithm algorithm, int threads, const Grain
   if (width > shape.inner) width = shape.inner > 0 ? shape.inner : 1;
   auto tile = [&](int64_t bytes) { return bytes / size / width > 16 ? bytes / size / width : 16; };
   Plan plan{threads, width, ceil_div(shape.inner, width), tile(grain.tile), false};
-  // Split where one sequence is more than a thread's fair share and blocks cannot share it.
-  const bool lopsided = plan.blocks < threads && longest * threads > shape.outer * shape.T &&
-                        longest > 2 * tile(kSplitTileBytes);
-  plan.split = algorithm == kParallel || (algorithm == kAuto && threads > 1 && lopsided);
-  if (plan.split) plan.tile = tile(kSplitTileBytes);
+  // Split where one sequence is more than a thread's fair share and blocks cannot share it, but
+  // not where many short ones would each be given as many tiles as the longest has.
+  const int64_t split_tile = tile(kSplitTileBytes), most_tiles = ceil_div(longest, split_tile);
+  const bool even = count * most_tiles <= 4 * (ceil_div(total, split_tile) + count);
+  const bool lopsided = plan.blocks < threads && longest * threads > total && most_tiles > 2;
+  plan.split = even && (algorithm == kParallel || (algorithm == kAuto && threads > 1 && lopsided));
+  if (plan.split) plan.tile = split_tile;
   return plan;
 }
 
@@ -107,6 +112,7 @@ T* thread_buffer(int64_t count) {
   const size_t bytes = (size_t(count) * sizeof(T) + kVectorBytes) / kVectorBytes * kVectorBytes;
   if (bytes > capacity) {
     buffer.reset(std::aligned_alloc(kVectorBytes, bytes));
+    if (!buffer) std::abort();
     capacity = bytes;
   }
   return static_cast<T*>(buffer.get());
@@ -141,16 +147,20 @@ __attribute__((noinline)) void execute(const Plan& plan, const Shape& shape, con
   };
 
   if (!plan.split) {
-    for_each_claimed(tasks, plan.threads, [&](int64_t i) {
-      const Task task = plan.task(shape, i);
+    // Neighbours in one claim: short sequences cost less than claiming them would.
+    const int64_t run = ceil_div(tasks, 16 * plan.threads);
+    for_each_claimed(ceil_div(tasks, run > 0 ? run : 1), plan.threads, [&](int64_t claim) {
       T* scratch = thread_buffer<T, 0>(scratch_size + plan.width);
       T* carry = scratch + scratch_size;
-      job.start(task, carry);
-      for (int64_t k = 0; k * plan.tile < task.steps; k++) {
-        int64_t rows, begin = tile_begin(task, k, rows);
-        job.finish_tile(task, begin, job.load(task, begin, rows, scratch), carry);
+      for (int64_t i = claim * run; i < tasks && i < (claim + 1) * run; i++) {
+        const Task task = plan.task(shape, i);
+        job.start(task, carry);
+        for (int64_t k = 0; k * plan.tile < task.steps; k++) {
+          int64_t rows, begin = tile_begin(task, k, rows);
+          job.finish_tile(task, begin, job.load(task, begin, rows, scratch), carry);
+        }
+        job.finish(task, carry);
       }
-      job.finish(task, carry);
       stream_fence();
     });
     return;

@@ -234,7 +234,7 @@ void adjoint_few(const AdjointTile<T>& tile, T* carry, T* product) {
 
 template <class T>
 bool fits_few(int64_t rows, int64_t width) {
-  return width * 2 <= kLanes<T> && rows * width >= kLanes<T>;
+  return kPicksQuickly && width * 2 <= kLanes<T> && rows * width >= kLanes<T>;
 }
 
 template <class T, Store kStore, bool kProduct, bool kDown>

@@ -68,6 +68,12 @@ inline void stream_fence() {
 #endif
 }
 
+#if defined(__clang__)
+constexpr bool kPicksQuickly = false;  // Clang has no shuffle by an index known at run time only
+#else
+constexpr bool kPicksQuickly = true;
+#endif
+
 // Lanes of `a` (0 to n - 1) and `b` (n to 2 n - 1) picked by `index`.
 template <class T>
 inline Vector<T> pick(Vector<T> a, Vector<T> b, LaneIndex<T> index) {
@@ -122,6 +128,12 @@ template <class T, class Stored>
 inline Vector<T> load_some(const Stored* p, int64_t count) {
   if (count >= kLanes<T>) [[likely]]
     return load_as<T>(p);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<Stored, float>)
+    return Vector<T>(_mm512_maskz_loadu_ps(__mmask16((1 << count) - 1), p));
+  if constexpr (std::is_same_v<Stored, double>)
+    return Vector<T>(_mm512_maskz_loadu_pd(__mmask8((1 << count) - 1), p));
+#endif
   Stored room[kLanes<T>] = {};
   __builtin_memcpy(room, p, count * sizeof(Stored));
   return load_as<T>(room);
@@ -131,6 +143,12 @@ template <class T, class Stored>
 inline void store_some(Stored* p, Vector<T> v, int64_t count) {
   if (count >= kLanes<T>) [[likely]]
     return store_as<T>(p, v);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<Stored, float>)
+    return _mm512_mask_storeu_ps(p, __mmask16((1 << count) - 1), __m512(v));
+  if constexpr (std::is_same_v<Stored, double>)
+    return _mm512_mask_storeu_pd(p, __mmask8((1 << count) - 1), __m512d(v));
+#endif
   Stored room[kLanes<T>];
   store_as<T>(room, v);
   __builtin_memcpy(p, room, count * sizeof(Stored));

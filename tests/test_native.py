@@ -1,6 +1,8 @@
 """The compiled library: found, shared with torch's threads, and missed with one clear warning."""
 
+import copy
 import pathlib
+import pickle
 import re
 import sys
 import threading
@@ -32,10 +34,14 @@ def test_without_a_library_one_warning_and_plain_pytorch(monkeypatch):
         _native.library.cache_clear()
 
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="large results are ours on Linux")
+
+
 @pytest.mark.skipif(not _native.available(), reason="the compiled library was not built")
 class TestCompiled:
-    @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are advised on Linux")
-    def test_fresh_large_results_ask_for_huge_pages(self):
+    @on_linux
+    def test_large_results_lie_on_huge_pages(self):
+        torch.use_deterministic_algorithms(False)  # which fills fresh tensors, and so avoids ours
         decays = torch.rand(1 << 16, 64)
         states = longrnn.linear_recurrence(decays, decays)
         smaps = pathlib.Path("/proc/self/smaps").read_text()
@@ -46,6 +52,35 @@ class TestCompiled:
                 assert " hg" in re.search(r"VmFlags:(.*)", region).group(1)
                 return
         pytest.fail("the result's memory was not found")
+
+    @on_linux
+    def test_memory_of_dropped_results_serves_again_and_never_twice(self):
+        torch.use_deterministic_algorithms(False)
+        decays = torch.rand(1 << 16, 64)
+        expected = linear_recurrence_reference(decays, decays)
+        first = longrnn.linear_recurrence(decays, decays)
+        pointer, view = first.data_ptr(), first[100:]
+        del first
+        second = longrnn.linear_recurrence(decays, decays)
+        assert second.data_ptr() != pointer  # a view still holds it
+        torch.testing.assert_close(view, expected[100:])
+        del view
+        third = longrnn.linear_recurrence(decays, decays)
+        assert third.data_ptr() == pointer
+        torch.testing.assert_close(third, expected)
+        torch.testing.assert_close(second, expected)
+
+    @on_linux
+    def test_large_results_are_ordinary_tensors(self):
+        torch.use_deterministic_algorithms(False)
+        decays = torch.rand(1 << 15, 64, requires_grad=True)
+        states = longrnn.linear_recurrence(decays, decays)
+        copied = pickle.loads(pickle.dumps(states.detach()))
+        assert torch.equal(copied, states)
+        assert torch.equal(copy.deepcopy(states.detach()).share_memory_(), states)
+        states.detach().add_(1.0)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            states.sum().backward()
 
     def test_python_runs_on_while_a_kernel_runs(self):
         """A long call on one thread leaves the interpreter to the others."""

@@ -3,13 +3,17 @@
 import ctypes
 import functools
 import importlib
+import math
 import pathlib
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.utils.dlpack
 
 _ISAS = {"AVX512": ["avx512", "avx2", "baseline"], "AVX2": ["avx2", "baseline"]}
-_HUGE = 1 << 22  # bytes from which a fresh tensor is worth the advice
+_LARGE = 1 << 22  # bytes from which a fresh tensor is worth a detour
 
 
 @functools.cache
@@ -28,7 +32,6 @@ def library() -> ctypes.CDLL | None:
     openmp = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     native.longrnn_use_openmp.argtypes = [ctypes.c_void_p]
     native.longrnn_use_openmp(ctypes.cast(openmp, ctypes.c_void_p) if openmp else None)
-    native.longrnn_advise_huge_pages.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     return native
 
 
@@ -49,24 +52,50 @@ def available() -> bool:
 
 
 @functools.cache
-def function(name: str, signature: str) -> "ctypes._NamedFuncPointer":
+def function(name: str, signature: str, result: Any = None) -> "ctypes._NamedFuncPointer":
     """A function of the library.
 
     Args:
         name: Its name, without the prefix.
         signature: One letter an argument: "p" pointer, "n" 64-bit size, "i" int.
+        result: The ctypes type of what it returns.
     """
     found = getattr(library(), f"longrnn_{name}")
     types = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int}
     found.argtypes = [types[letter] for letter in signature]
-    found.restype = None
+    found.restype = result
     return found
 
 
-def advise(fresh: torch.Tensor) -> torch.Tensor:
-    """Ask for huge pages under a fresh large tensor: page faults cost more than arithmetic."""
-    if fresh.nbytes >= _HUGE:
-        native = library()
-        assert native is not None
-        native.longrnn_advise_huge_pages(fresh.data_ptr(), fresh.nbytes)
-    return fresh
+def empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """A fresh contiguous CPU tensor with the dtype of `like`.
+
+    A large one lies on huge pages that earlier results may have left mapped: page faults cost more
+    than the arithmetic.
+    """
+    fresh_bytes = math.prod(shape) * like.element_size()
+    if fresh_bytes >= _LARGE and not torch.are_deterministic_algorithms_enabled():
+        pointer = function("allocate", "niipi", ctypes.c_void_p)(
+            fresh_bytes,
+            _DLPACK[like.dtype],
+            8 * like.element_size(),
+            (ctypes.c_int64 * len(shape))(*shape),
+            len(shape),
+        )
+        if pointer:
+            return torch.utils.dlpack.from_dlpack(_new_capsule(pointer, b"dltensor", None))
+    return like.new_empty(shape)
+
+
+# DLPack's code of each kind of number
+_DLPACK = {
+    torch.float16: 2,
+    torch.float32: 2,
+    torch.float64: 2,
+    torch.bfloat16: 4,
+    torch.complex64: 5,
+    torch.complex128: 5,
+}
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.restype = ctypes.py_object
+_new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]

@@ -77,14 +77,17 @@ CELLS: dict[str, Cell] = {
 
 
 def allocate(
-    gates: Tensor, initial_state: Tensor, cell: str, keep_states: bool
+    gates: Tensor,
+    initial_state: Tensor,
+    cell: str,
+    keep_states: bool,
+    empty: Callable[[tuple[int, ...], Tensor], Tensor] = lambda shape, like: like.new_empty(shape),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fresh output, states for the backward, and final state.
+    """Fresh output, states for the backward, and final state, each made by `empty(shape, like)`.
 
     The states are empty where nobody asks for them, and where the output holds them already.
     """
-    n = gates.shape[-1] // CELLS[cell].gates
-    output = gates.new_empty((*gates.shape[:-1], n))
+    shape = (*gates.shape[:-1], gates.shape[-1] // CELLS[cell].gates)
     keep_states = keep_states and CELLS[cell].output is not None
-    states = torch.empty_like(output) if keep_states else gates.new_empty(0)
-    return output, states, initial_state.new_empty(initial_state.shape)
+    states = empty(shape, gates) if keep_states else gates.new_empty(0)
+    return empty(shape, gates), states, initial_state.new_empty(initial_state.shape)

@@ -22,16 +22,16 @@ def forward(
     keep_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the layer; see `op.py` for what the arguments mean."""
+    lengths = None if lengths is None else lengths.contiguous()
+    cu_seqlens = None if cu_seqlens is None else cu_seqlens.contiguous()
     if lengths is not None:  # unchecked until here in a compiled program
         _checks.check_lengths_values(lengths, gates.shape[dim])
     if cu_seqlens is not None:
         _checks.check_cu_seqlens_values(cu_seqlens, gates.shape[dim])
     gates, initial_state = gates.contiguous(), initial_state.contiguous()
-    output, states, last = allocate(gates, initial_state, cell, keep_states)
+    output, states, last = allocate(gates, initial_state, cell, keep_states, _native.empty)
     if not output.numel():
         return output, states, last.copy_(initial_state)
-    _native.advise(output)
-    _native.advise(states)
     highway = None if highway is None else highway.contiguous()
     _native.function("gated_recurrence_forward", "iinnnpnpiiipppppp")(
         *_common(gates, cell, lengths, cu_seqlens, dim, reverse),
@@ -61,8 +61,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of gates, highway (empty if None) and initial state, in one pass."""
     gates, initial_state = gates.contiguous(), initial_state.contiguous()
-    grad_gates = torch.empty_like(gates)
-    grad_highway = gates.new_empty(0) if highway is None else torch.empty_like(output)
+    grad_gates = _native.empty(gates.shape, gates)
+    grad_highway = gates.new_empty(0) if highway is None else _native.empty(output.shape, gates)
     grad_initial = torch.empty_like(initial_state)
     grad_output = None if grad_output is None else grad_output.contiguous()
     grad_final = None if grad_final is None else grad_final.contiguous()
@@ -72,8 +72,6 @@ def backward(
         else:
             grad_initial.copy_(grad_final)
         return grad_gates, grad_highway, grad_initial
-    _native.advise(grad_gates)
-    _native.advise(grad_highway)
     highway = None if highway is None else highway.contiguous()
     _native.function("gated_recurrence_backward", "iinnnpnpiiippppppppp")(
         *_common(gates, cell, lengths, cu_seqlens, dim, reverse),

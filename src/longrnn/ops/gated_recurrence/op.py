@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longrnn import _native
+from longrnn import _checks, _native
 from longrnn.ops.gated_recurrence import cpu
-from longrnn.ops.gated_recurrence.cells import allocate
+from longrnn.ops.gated_recurrence.cells import CELLS, allocate
 from longrnn.ops.gated_recurrence.plain import gated_recurrence_plain
+from longrnn.ops.linear_recurrence.transforms import transforms_active
 
 
 def gated_recurrence(
@@ -54,8 +55,7 @@ def gated_recurrence(
         dtype of `gates`; the state is carried in at least float32.
 
     Raises:
-        ValueError: If `lengths` or `cu_seqlens` name steps that `gates` does not have. Layers check
-            all else before their matrix products; here it is not checked again.
+        ValueError: If a shape, dtype or value is not as above.
 
     Reference:
         Martin and Cundy, ICLR 2018, https://arxiv.org/abs/1709.04057, section 3.
@@ -67,16 +67,17 @@ def gated_recurrence(
         ([0.5, 0.25, 0.125], [[0.125]])
     """
     dim = 1 if batch_first and cu_seqlens is None else 0
+    _check(gates, initial_state, cell, highway, lengths, cu_seqlens, dim)
     initial_state = initial_state.to(gates.dtype)
     highway = None if highway is None else highway.to(gates.dtype)
-    lengths = None if lengths is None else lengths.long()
-    cu_seqlens = None if cu_seqlens is None else cu_seqlens.long()
+    lengths = None if lengths is None else lengths.long().contiguous()
+    cu_seqlens = None if cu_seqlens is None else cu_seqlens.long().contiguous()
     keep = torch.is_grad_enabled() and (
         gates.requires_grad
         or initial_state.requires_grad
         or (highway is not None and highway.requires_grad)
     )
-    if not _has_kernel(gates.device):
+    if transforms_active() or not _has_kernel(gates.device):
         output, _, last = gated_recurrence_plain(
             gates, highway, initial_state, lengths, cu_seqlens, cell, dim, reverse
         )
@@ -98,6 +99,35 @@ torch.library.define(
     "Tensor initial_state, Tensor? lengths, Tensor? cu_seqlens, Tensor output, Tensor states, "
     "str cell, int dim, bool reverse) -> (Tensor, Tensor, Tensor)",
 )
+
+
+def _check(
+    gates: Tensor,
+    initial_state: Tensor,
+    cell: str,
+    highway: Tensor | None,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    dim: int,
+) -> None:
+    _checks.check_choice("cell", cell, list(CELLS))
+    _checks.check_floating("gates", gates)
+    count, features, rank = CELLS[cell].gates, gates.shape[-1], 3 if cu_seqlens is None else 2
+    if gates.ndim != rank or features % count:
+        raise ValueError(
+            f"gates must have {rank} dimensions, the last {count} blocks of features, "
+            f"got shape {tuple(gates.shape)}"
+        )
+    if lengths is not None and cu_seqlens is not None:
+        raise ValueError("lengths and cu_seqlens must not both be given")
+    rows = gates.shape[1 - dim] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    _checks.check_shape("initial_state", initial_state, "B n", (rows, features // count))
+    if lengths is not None:
+        _checks.check_integers("lengths", lengths, "B", rows)
+    if (highway is not None) != CELLS[cell].highway:
+        raise ValueError(f"highway must be given for the cells sru-* and no others, got {cell}")
+    if highway is not None and highway.shape != (*gates.shape[:-1], features // count):
+        raise ValueError(f"highway must have the output's shape, got {tuple(highway.shape)}")
 
 
 def _has_kernel(device: torch.device) -> bool:
@@ -209,6 +239,8 @@ def _differentiate_forward(
             inputs, (grad_output, grad_final), saved[3], saved[4], options, create_graph=False
         )
         return firsts[0], firsts[1] if len(firsts) == 2 else None, last, *(None,) * 6
+    if CELLS[ctx.cell].output is not None and not saved[-1].numel() and saved[-2].numel():
+        raise RuntimeError("keep_states must be True where a gradient is asked for")
     grads = torch.ops.longrnn.gated_recurrence_backward(grad_output, grad_final, *saved, *options)
     grad_highway = None if saved[1] is None else grads[1]
     return grads[0], grad_highway, grads[2], *(None,) * 6

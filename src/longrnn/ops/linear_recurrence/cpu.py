@@ -27,7 +27,7 @@ def forward(
 ) -> Tensor:
     """Run the recurrence; see `op.py` for what the arguments mean."""
     impulses = impulses.contiguous()
-    states = _native.advise(torch.empty_like(impulses))
+    states = _native.empty(impulses.shape, impulses)
     if not impulses.numel():
         return states
     initial_state = None if initial_state is None else initial_state.contiguous()
@@ -57,8 +57,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of decays, impulses and initial state, in one pass."""
     grad = grad.contiguous()
-    grad_impulses = _native.advise(torch.empty_like(grad))
-    grad_decays = _native.advise(torch.empty_like(grad)) if need_decays else grad.new_empty(0)
+    grad_impulses = _native.empty(grad.shape, grad)
+    grad_decays = _native.empty(grad.shape, grad) if need_decays else grad.new_empty(0)
     shape = list(grad.shape)
     shape[dim : dim + 1] = [] if cu_seqlens is None else [cu_seqlens.numel() - 1]
     grad_initial = grad.new_empty(shape)

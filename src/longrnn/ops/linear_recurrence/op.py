@@ -18,7 +18,7 @@ from torch import Tensor
 
 from longrnn import _checks, _native
 from longrnn.ops.linear_recurrence import plain
-from longrnn.ops.linear_recurrence.transforms import LinearRecurrence
+from longrnn.ops.linear_recurrence.transforms import LinearRecurrence, transforms_active
 
 ALGORITHMS = ("auto", "serial", "parallel")
 
@@ -66,6 +66,10 @@ def linear_recurrence(
     Raises:
         ValueError: If a shape, dtype, device, `dim`, `cu_seqlens` or `algorithm` is not as above.
 
+    Note:
+        Meant for |decays| <= 1. Steps are composed, so that where a product of decays over a
+        stretch of time overflows, states there may be nan even if impulses are zero.
+
     Reference:
         Martin and Cundy, "Parallelizing Linear Recurrent Neural Nets Over Sequence Length",
         ICLR 2018, https://arxiv.org/abs/1709.04057, section 2.
@@ -97,7 +101,7 @@ def linear_recurrence(
             raise ValueError(
                 f"cu_seqlens must hold at least two entries, 0 and T, got {cu_seqlens.shape[0]}"
             )
-        cu_seqlens = cu_seqlens.long()
+        cu_seqlens = cu_seqlens.long().contiguous()
     if initial_state is not None:
         _checks.check_floating("initial_state", initial_state, complex_too=True)
         _checks.check_same_device("initial_state", initial_state, "impulses", impulses)
@@ -117,7 +121,7 @@ def linear_recurrence(
     if decays.shape != shape:
         decays = decays.expand(shape)
     run: Any = torch.ops.longrnn.linear_recurrence
-    if torch._C._are_functorch_transforms_active():
+    if transforms_active():
         run = LinearRecurrence.apply
     return run(
         decays.to(dtype), impulses.to(dtype), initial_state, cu_seqlens, dim, reverse, algorithm
@@ -252,10 +256,11 @@ def _differentiate_backward(
     if not ctx.need_decays:
         v = None
     u = torch.zeros_like(s) if u is None else u
-    before = plain.previous(states, initial_state, cu_seqlens, dim, reverse)
+    if v is not None:
+        u = torch.addcmul(u, v, plain.previous(states, initial_state, cu_seqlens, dim, reverse))
     r = torch.ops.longrnn.linear_recurrence(
         decays,
-        u if v is None else torch.addcmul(u, v, before),
+        u,
         w,
         cu_seqlens,
         dim,

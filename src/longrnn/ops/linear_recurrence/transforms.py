@@ -8,8 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from longrnn.ops.linear_recurrence import plain
+
+
+def transforms_active() -> bool:
+    """Whether a transform of torch.func, or forward-mode differentiation, is under way."""
+    return torch._C._are_functorch_transforms_active() or (
+        not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    )
 
 
 class LinearRecurrence(torch.autograd.Function):
