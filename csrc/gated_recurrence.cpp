@@ -251,8 +251,8 @@ void with_dtype(int dtype, const Call& call) {
   }
 }
 
-// Gates are arithmetic more than memory: narrower blocks and smaller tiles than a bare recurrence.
-constexpr Grain kGatedGrain{128, 2 << 10, 16 << 10, 1 << 14};
+// Gates are arithmetic more than memory: smaller tiles than a bare recurrence, and threads sooner.
+constexpr Grain kGatedGrain{1 << 10, 2 << 10, 16 << 10, 1 << 14};
 
 Rows rows_of(const Shape& shape, bool batch_first) {
   return batch_first ? Rows{shape.T, 1} : Rows{1, shape.outer};

@@ -119,7 +119,10 @@ class GILRLSTM(RecurrentStack):
         weight_is, bias_is, weight_ih, weight_sh, bias_ih = weights
         kind = "surrogate" if self.surrogate_shift else "gilr-tanh"
         seen, surrogate = gated_recurrence(linear(x, weight_is, bias_is), state[0], kind, **layout)
-        # No concatenation: it would copy the inputs, and at each streamed step the weights.
-        gates = linear(x, weight_ih, bias_ih) + linear(seen, weight_sh)
+        if torch.compiler.is_compiling() or x.numel() >= weight_ih.numel():
+            both = torch.cat([weight_ih, weight_sh], 1)
+            gates = linear(torch.cat([x, seen.to(x.dtype)], -1), both, bias_ih)
+        else:  # a few steps: less work than copying the weights
+            gates = linear(x, weight_ih, bias_ih) + linear(seen, weight_sh)
         output, c = gated_recurrence(gates, state[1], "lstm", **layout)
         return output, (surrogate, c)
