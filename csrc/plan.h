@@ -30,7 +30,7 @@ constexpr int64_t kStreamedBytes = 24 << 20;   // results from here on bypass th
 struct Grain {
   int64_t narrowest, widest, tile, small;
 };
-constexpr int64_t kSplitTileBytes = 64 << 10;  // split over time, tiles pay for a hand-over
+constexpr int64_t kSplitTileBytes = 128 << 10;  // split over time, tiles pay for a hand-over
 
 struct Shape {
   int64_t outer, T, inner;
