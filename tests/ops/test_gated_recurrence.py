@@ -162,3 +162,88 @@ def test_dispatcher_registration_is_complete(cell):
     tensors = [None if v is None else v.requires_grad_() for v in (gates, highway, state)]
     op = torch.ops.longrnn.gated_recurrence.default
     torch.library.opcheck(op, (*tensors, torch.tensor([4, 2]), None, cell, 0, False, True))
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if c not in ("lstm", "strongly-typed-gru")])
+def test_gates_with_long_memories_keep_their_digits(kernel, cell):
+    """What a gate near 1 lets through is small, but not rounded away."""
+    if kernel == "plain":
+        pytest.skip("the plain form is the definition")
+    count = CELLS[cell].gates
+    blocks = [torch.randn(9, 1, 8, dtype=torch.float64) for _ in range(count)]
+    keeps = {"gilr": 0, "surrogate": 0, "min-gru": 0, "min-lstm": 0}
+    which = next((k for name, k in keeps.items() if cell.startswith(name)), 1)
+    sign = -1 if cell == "min-gru" else 1
+    blocks[which] = sign * torch.full((9, 1, 8), 14.0, dtype=torch.float64)
+    gates = torch.cat(blocks, -1)
+    state = torch.zeros(1, 8, dtype=torch.float64)
+    highway = torch.zeros(9, 1, 8, dtype=torch.float64) if CELLS[cell].highway else None
+    exact = gated_recurrence_plain(gates, highway, state, None, None, cell, 0, False)[2]
+    narrow = [None if v is None else v.float() for v in (gates, state, highway)]
+    _, last = gated_recurrence(narrow[0], narrow[1], cell, highway=narrow[2])
+    assert (last - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+def test_ragged_arguments_of_any_stride():
+    gates = torch.randn(6, 3, 8)
+    expanded = torch.tensor([5]).expand(3)
+    output, last = gated_recurrence(gates, torch.zeros(3, 4), "gilr-tanh", lengths=expanded)
+    plain = gated_recurrence(gates[:5], torch.zeros(3, 4), "gilr-tanh")
+    torch.testing.assert_close((output[:5], last), plain)
+    strided = torch.tensor([0, 9, 4, 9, 6])[::2]
+    flat = torch.randn(6, 8)
+    ours = gated_recurrence(flat, torch.zeros(2, 4), "gilr-tanh", cu_seqlens=strided)
+    dense = gated_recurrence(flat, torch.zeros(2, 4), "gilr-tanh", cu_seqlens=strided.clone())
+    assert torch.equal(ours[0], dense[0])
+
+
+def test_torch_func_and_forward_mode():
+    gates, state = torch.randn(5, 2, 6, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)
+
+    def loss(g):
+        return (gated_recurrence(g, state, "gilr-tanh")[0] ** 2).sum()
+
+    inputs = gates.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(inputs), inputs)
+    torch.testing.assert_close(torch.func.grad(loss)(gates), expected)
+    _, tangent = torch.func.jvp(loss, (gates,), (torch.ones_like(gates),))
+    torch.testing.assert_close(tangent, expected.sum())
+
+
+G, H = torch.zeros(4, 3, 8), torch.zeros(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((G, H, "gru"), {}, "cell must be one of gilr-tanh"),
+        ((G.long(), H, "gilr-tanh"), {}, "gates must have a floating dtype"),
+        ((G[..., :7], H, "gilr-tanh"), {}, "gates must have 3 dimensions, the last 2 blocks"),
+        ((G, H[:1], "gilr-tanh"), {}, r"initial_state must have shape \(B=3, n=4\), got \(1, 4\)"),
+        (
+            (G, H, "gilr-tanh"),
+            {"lengths": torch.tensor([1, 2])},
+            r"lengths must have shape \(B=3\)",
+        ),
+        (
+            (G, H, "gilr-tanh"),
+            {"lengths": torch.tensor([1, 2, 5])},
+            r"lengths must lie in \[0, T=4",
+        ),
+        ((G, H, "gilr-tanh"), {"highway": G[..., :4]}, "highway must be given for the cells sru"),
+        ((torch.zeros(4, 3, 12), H, "sru-tanh"), {}, "highway must be given for the cells sru"),
+        (
+            (torch.zeros(4, 3, 12), H, "sru-tanh"),
+            {"highway": torch.zeros(1, 1, 4)},
+            "highway must have the output's shape",
+        ),
+        (
+            (G[:, 0], H[:1], "gilr-tanh"),
+            {"cu_seqlens": torch.tensor([0, 4]), "lengths": torch.tensor([4])},
+            "lengths and cu_seqlens must not both be given",
+        ),
+    ],
+)
+def test_bad_input_gets_one_clear_error(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        gated_recurrence(*arguments, **options)

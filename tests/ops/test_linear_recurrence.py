@@ -215,6 +215,35 @@ def test_parallel_gives_the_same_bits_every_time():
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+def test_one_long_sequence_among_many_short_ones():
+    torch.set_num_threads(2)
+    short = torch.arange(5001)
+    ends = torch.cat([short, torch.tensor([5000 + 20001])])
+    args = inputs((1, 25001, 2))[:2]
+    for algorithm in ["auto", "parallel"]:
+        ours = linear_recurrence(*args, dim=1, cu_seqlens=ends, algorithm=algorithm)
+        torch.testing.assert_close(ours[:, :5000], args[1][:, :5000])
+        alone = [v[:, 5000:] for v in args]
+        torch.testing.assert_close(ours[:, 5000:], linear_recurrence(*alone, dim=1))
+
+
+def test_cu_seqlens_of_any_stride():
+    args = inputs((1, 10, 3))[:2]
+    strided = torch.tensor([0, 9, 4, 9, 10])[::2]
+    ours = linear_recurrence(*args, dim=1, cu_seqlens=strided)
+    torch.testing.assert_close(ours, reference(*args, dim=1, cu_seqlens=strided))
+
+
+def test_forward_mode_without_torch_func():
+    decays, impulses, _ = inputs((1, 5, 3))
+    tangent = torch.randn_like(decays)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(decays, tangent)
+        ours = torch.autograd.forward_ad.unpack_dual(linear_recurrence(dual, impulses, dim=1))
+        exact = torch.autograd.forward_ad.unpack_dual(reference(dual, impulses, dim=1))
+        torch.testing.assert_close(ours.tangent, exact.tangent)
+
+
 def test_results_larger_than_the_cache():
     torch.set_num_threads(2)
     for shape in [(1, 30000, 256), (2, 64, 65536)]:  # written past the cache
