@@ -43,6 +43,8 @@ def check_shape(name: str, x: Tensor, dims: str, expected: tuple[int | None, ...
 
 def check_broadcast(name: str, x: Tensor, shape: torch.Size | tuple[int, ...]) -> None:
     """Raise unless `x` broadcasts to `shape`."""
+    if x.shape == shape:
+        return
     same = len(x.shape) <= len(shape) and all(
         n == 1 or n == m
         for n, m in zip(reversed(x.shape), reversed(shape), strict=False)  # trailing dims

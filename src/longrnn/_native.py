@@ -73,12 +73,12 @@ def empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     A large one lies on huge pages that earlier results may have left mapped: page faults cost more
     than the arithmetic.
     """
-    fresh_bytes = math.prod(shape) * like.element_size()
+    fresh_bytes = math.prod(shape) * like.itemsize
     if fresh_bytes >= _LARGE and not torch.are_deterministic_algorithms_enabled():
         pointer = function("allocate", "niipi", ctypes.c_void_p)(
             fresh_bytes,
             _DLPACK[like.dtype],
-            8 * like.element_size(),
+            8 * like.itemsize,
             (ctypes.c_int64 * len(shape))(*shape),
             len(shape),
         )

@@ -84,6 +84,8 @@ def backward(
 
 def _sizes(x: Tensor, cu_seqlens: Tensor | None, dim: int) -> tuple[int, int, int]:
     """(outer, T, inner) of a tensor with time at `dim`."""
+    if x.shape[dim] == 1 and cu_seqlens is None:
+        return 1, 1, x.numel()  # one step is one row, wherever time is
     outer = 1
     for n in x.shape[:dim]:
         outer *= n
