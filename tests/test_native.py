@@ -67,6 +67,8 @@ class TestCompiled:
         del view
         third = longrnn.linear_recurrence(decays, decays)
         assert third.data_ptr() == pointer
+        fourth = longrnn.linear_recurrence(decays, decays + 1)
+        assert len({x.data_ptr() for x in (second, third, fourth)}) == 3
         torch.testing.assert_close(third, expected)
         torch.testing.assert_close(second, expected)
 
