@@ -1,5 +1,4 @@
 // h_t = a_t * h_{t-1} + x_t over (outer, T, inner), and its gradient, in one pass each.
-#include <memory>
 
 #include "number.h"
 #include "parallel.h"

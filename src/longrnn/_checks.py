@@ -107,16 +107,21 @@ def check_lengths(name: str, lengths: Tensor, B: int | None, T: int) -> None:
         check_lengths_values(lengths, T)
 
 
-def check_cu_seqlens(name: str, cu_seqlens: Tensor, T: int) -> None:
-    """Raise unless `cu_seqlens` is (N+1,) integers that ascend from 0 to T.
-
-    Values are looked at where that is free: not on another device, nor under a compiler.
-    """
+def check_cu_seqlens_shape(name: str, cu_seqlens: Tensor) -> None:
+    """Raise unless `cu_seqlens` is (N+1,) integers, N at least 1."""
     check_integers(name, cu_seqlens, "N+1", None)
     if cu_seqlens.shape[0] < 2:
         raise ValueError(
             f"{name} must hold at least two entries, 0 and T, got {cu_seqlens.shape[0]}"
         )
+
+
+def check_cu_seqlens(name: str, cu_seqlens: Tensor, T: int) -> None:
+    """Raise unless `cu_seqlens` is (N+1,) integers that ascend from 0 to T.
+
+    Values are looked at where that is free: not on another device, nor under a compiler.
+    """
+    check_cu_seqlens_shape(name, cu_seqlens)
     if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
         check_cu_seqlens_values(cu_seqlens, T)
 

@@ -61,6 +61,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of gates, highway (empty if None) and initial state, in one pass."""
     gates, initial_state = gates.contiguous(), initial_state.contiguous()
+    lengths = None if lengths is None else lengths.contiguous()
+    cu_seqlens = None if cu_seqlens is None else cu_seqlens.contiguous()
     grad_gates = _native.empty(gates.shape, gates)
     grad_highway = gates.new_empty(0) if highway is None else _native.empty(output.shape, gates)
     grad_initial = torch.empty_like(initial_state)

@@ -31,6 +31,7 @@ def forward(
     if not impulses.numel():
         return states
     initial_state = None if initial_state is None else initial_state.contiguous()
+    cu_seqlens = None if cu_seqlens is None else cu_seqlens.contiguous()
     sizes = _sizes(impulses, cu_seqlens, dim)
     decays, strides = _strided(decays, sizes)
     _native.function("linear_recurrence_forward", "innnpniiipnnnppp")(
@@ -65,6 +66,7 @@ def backward(
     if not grad.numel():
         return grad_decays, grad_impulses, grad_initial.zero_()
     initial_state = None if initial_state is None else initial_state.contiguous()
+    cu_seqlens = None if cu_seqlens is None else cu_seqlens.contiguous()
     sizes = _sizes(grad, cu_seqlens, dim)
     decays, strides = _strided(decays, sizes)
     states = states.contiguous()

@@ -95,12 +95,8 @@ def linear_recurrence(
     if decays.dtype != dtype:
         dtype = torch.promote_types(dtype, decays.dtype)
     if cu_seqlens is not None:
-        _checks.check_integers("cu_seqlens", cu_seqlens, "N+1", None)
+        _checks.check_cu_seqlens_shape("cu_seqlens", cu_seqlens)
         _checks.check_same_device("cu_seqlens", cu_seqlens, "impulses", impulses)
-        if cu_seqlens.shape[0] < 2:
-            raise ValueError(
-                f"cu_seqlens must hold at least two entries, 0 and T, got {cu_seqlens.shape[0]}"
-            )
         cu_seqlens = cu_seqlens.long().contiguous()
     if initial_state is not None:
         _checks.check_floating("initial_state", initial_state, complex_too=True)
