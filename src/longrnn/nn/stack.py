@@ -30,6 +30,7 @@ class RecurrentStack(nn.Module):
 
     state_type: ClassVar[type | None] = None  # a NamedTuple; None where the state is one tensor
     keeps_inputs: ClassVar[bool] = False  # the last field of the state is the past inputs
+    scalars: ClassVar[tuple[str, ...]] = ()  # fields of the state with one number a sequence
     options: ClassVar[tuple[str, ...]] = ()  # attributes that `extra_repr` also shows
     kernel_size: int = 1
 
@@ -80,11 +81,18 @@ class RecurrentStack(nn.Module):
                     self.register_parameter(name, parameter)
                 self._widths.append(width)
                 self._names.append(tuple(names))
+        for name, shape in self._stack_shapes().items():
+            parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, parameter)
         self.reset_parameters()
 
     def _shapes(self, width: int) -> dict[str, tuple[int, ...] | None]:
         """Shape of each parameter of a layer whose input has `width` features; None: absent."""
         raise NotImplementedError
+
+    def _stack_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter that belongs to the stack and not to one layer."""
+        return {}
 
     def _initial_biases(self) -> dict[str, tuple[float, ...]]:
         """One initial value a gate for each bias that does not start at zero."""
@@ -138,6 +146,17 @@ class RecurrentStack(nn.Module):
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Any, State]:
         """Run the stack over sequences, or over the next pieces of them."""
+        (output,), last = self._forward(input, state, lengths, cu_seqlens)
+        return output, last
+
+    def _forward(
+        self,
+        input: Tensor | PackedSequence,
+        state: State,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[tuple[Any, ...], State]:
+        """What `forward` does, with one result or several at every step."""
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, state, lengths, cu_seqlens)
         rows = self._check_input(input, lengths, cu_seqlens)
@@ -152,16 +171,20 @@ class RecurrentStack(nn.Module):
         elif cu_seqlens is not None:
             cu_seqlens = cu_seqlens.to(x.device, torch.int64)
         layout = {"lengths": lengths, "cu_seqlens": cu_seqlens, "batch_first": not time_first}
-        states = self._split_state(state, x, rows, unbatched)
-        output, finals = self._run_layers(x, states, layout)
-        last = self._join_state(finals)
+        members = self._members(state, x, rows, unbatched)
+        outputs, members = self._run_layers(x, members, layout)
+        last = members[0] if self.state_type is None else self.state_type(*members)
         if unbatched:
-            return output.squeeze(1), map_state(lambda s: s.squeeze(1), last)
-        return output, last
+            return tuple(y.squeeze(1) for y in outputs), map_state(lambda s: s.squeeze(1), last)
+        return outputs, last
 
     def _run_layers(
-        self, x: Tensor, states: Sequence[tuple[Tensor, ...]], layout: dict[str, Any]
-    ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        self, x: Tensor, members: Sequence[Any], layout: dict[str, Any]
+    ) -> tuple[tuple[Tensor, ...], list[Any]]:
+        """Results at every step and the members of the final state, from those of the initial."""
+        states = list(
+            zip(*(s.unbind(0) if isinstance(s, Tensor) else s for s in members), strict=True)
+        )
         finals = []
         dropout = self.dropout if self.training else 0.0
         layouts = [{**layout, "reverse": False}]
@@ -178,7 +201,10 @@ class RecurrentStack(nn.Module):
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
             if dropout and k < top:
                 x = F.dropout(x, dropout)
-        return x, finals
+        joined: list[Any] = list(zip(*finals, strict=True))
+        stacked = len(joined) - self.keeps_inputs
+        joined[:stacked] = [_stack(member) for member in joined[:stacked]]
+        return (x,), joined
 
     def _forward_packed(
         self,
@@ -186,7 +212,7 @@ class RecurrentStack(nn.Module):
         state: State,
         lengths: Tensor | None,
         cu_seqlens: Tensor | None,
-    ) -> tuple[PackedSequence, State]:
+    ) -> tuple[tuple[PackedSequence, ...], State]:
         if lengths is not None or cu_seqlens is not None:
             name = "cu_seqlens" if lengths is None else "lengths"
             raise ValueError(f"{name} must be None where input is a PackedSequence, which has them")
@@ -195,10 +221,13 @@ class RecurrentStack(nn.Module):
         if state is not None and to_sorted is not None:
             self._check_state(state, data, int(batch_sizes[0]), False)
             state = map_state(lambda s: s.index_select(1, to_sorted), state)
-        output, last = self(data.index_select(0, order), state, cu_seqlens=ends)
+        outputs, last = self._forward(data.index_select(0, order), state, None, ends)
         if from_sorted is not None:
             last = map_state(lambda s: s.index_select(1, from_sorted), last)
-        packed = PackedSequence(output.index_select(0, back), batch_sizes, to_sorted, from_sorted)
+        packed = tuple(
+            PackedSequence(y.index_select(0, back), batch_sizes, to_sorted, from_sorted)
+            for y in outputs
+        )
         return packed, last
 
     def _check_input(self, x: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None) -> int:
@@ -249,38 +278,32 @@ class RecurrentStack(nn.Module):
                     shape = (self.kernel_size - 1, *batch, width)
                     label = f"state.{name}[{k}]"
                     _checks.check_state(label, member[k], f"kept {letter}m", shape, x)
+            elif name in self.scalars:
+                _checks.check_state(f"state.{name}", member, f"1 {letter}1", (1, *batch, 1), x)
             else:
                 _checks.check_state(f"state.{name}", member, dims, stacked, x)
 
-    def _split_state(
-        self, state: State, x: Tensor, rows: int, unbatched: bool
-    ) -> list[tuple[Tensor, ...]]:
-        """The state of each layer and direction: a tuple with one tensor a field."""
-        fields = 1 if self.state_type is None else len(self.state_type._fields)  # type: ignore[attr-defined]
+    def _members(self, state: State, x: Tensor, rows: int, unbatched: bool) -> list[Any]:
+        """The members of `state`, each with a batch dimension."""
         if state is None:
-            zeros = (x.new_zeros(rows, self.hidden_size),)
-            if not self.keeps_inputs:
-                return [zeros * fields] * len(self._names)
-            kept = self.kernel_size - 1
-            return [
-                (*zeros * (fields - 1), x.new_zeros(kept, rows, width)) for width in self._widths
-            ]
+            return self._initial_members(x, rows)
         self._check_state(state, x, rows, unbatched)
         if unbatched:
             state = map_state(lambda s: s.unsqueeze(1), state)
-        members = (state,) if self.state_type is None else state
-        per_field = [s.unbind(0) if isinstance(s, Tensor) else s for s in members]
-        return list(zip(*per_field, strict=True))
+        return [state] if self.state_type is None else list(state)
 
-    def _join_state(self, finals: list[tuple[Tensor, ...]]) -> State:
-        if self.state_type is None:
-            if len(finals) == 1:
-                return finals[0][0].unsqueeze(0)
-            return torch.stack([final[0] for final in finals])
-        members: list[Any] = list(zip(*finals, strict=True))
-        stacked = len(members) - self.keeps_inputs
-        members[:stacked] = [torch.stack(member) for member in members[:stacked]]
-        return self.state_type(*members)
+    def _initial_members(self, x: Tensor, rows: int) -> list[Any]:
+        """What a sequence starts from where no state is given: zeros."""
+        fields = 1 if self.state_type is None else len(self.state_type._fields)  # type: ignore[attr-defined]
+        zeros: list[Any] = [x.new_zeros(len(self._names), rows, self.hidden_size)] * fields
+        if self.keeps_inputs:
+            kept = self.kernel_size - 1
+            zeros[-1] = tuple(x.new_zeros(kept, rows, width) for width in self._widths)
+        return zeros
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tuple(tensors))
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
