@@ -13,7 +13,7 @@ from longrnn import _checks
 from longrnn.tasks.adding import Adding
 from longrnn.tasks.digits import Digits
 from longrnn.tasks.memory import Memory
-from longrnn.tasks.task import Task
+from longrnn.tasks.task import Sequences, Task
 from longrnn.tasks.text import Text
 
 TASKS: dict[str, type[Task]] = {
@@ -41,4 +41,4 @@ def create_task(name: str, batch_size: int, seed: int = 0, **options: Any) -> Ta
     return TASKS[name](batch_size, seed, **given)
 
 
-__all__ = ["TASKS", "Adding", "Digits", "Memory", "Task", "Text", "create_task"]
+__all__ = ["TASKS", "Adding", "Digits", "Memory", "Sequences", "Task", "Text", "create_task"]

@@ -1,17 +1,36 @@
 """What a task is: data, a loss and a score. It knows no model."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 
+class Sequences(NamedTuple):
+    """A batch's input where a bare tensor does not say enough.
+
+    Either padded, (B, T, ...), with `lengths` if they differ, or end to end, (total, ...), with
+    `cu_seqlens`.
+    """
+
+    values: Tensor
+    """Features (B, T, m) or symbols (B, T)."""
+    lengths: Tensor | None = None
+    """Valid steps of each sequence, (B,) integers."""
+    times: Tensor | None = None
+    """Time stamp of each step, (B, T) float64."""
+    cu_seqlens: Tensor | None = None
+    """Ends of sequences that lie end to end, (N + 1,) integers from 0 to the total."""
+
+
 class Task:
     """The questions that the training program asks of a task.
 
     A task gives two data sets of (input, target) pairs without a batch dimension, and judges
-    outputs with one. An input is (T, m) features, or (T,) symbols if `vocabulary` is set.
+    outputs with one. An input is (T, m) features, or (T,) symbols if `vocabulary` is set; where
+    it is more than that, `collate` makes a batch's `Sequences` of it.
     """
 
     input_size = 1
@@ -26,6 +45,12 @@ class Task:
     """Whether a batch goes on where the one before it stopped."""
     shuffle = False
     """Whether the training set is visited in a new order each epoch."""
+    timed = False
+    """Whether steps have time stamps."""
+    time_scale = 1.0
+    """A usual distance between two steps, in the unit of the time stamps."""
+    collate: Callable[[list[Any]], tuple[Any, Tensor]] | None = None
+    """Makes (input, target) for a batch of samples; stacks them if None."""
     score_name = "accuracy"
     higher_is_better = True
 

@@ -1,12 +1,27 @@
 """Any layer on any task: embedding if inputs are symbols, recurrent layer, linear read-out."""
 
-from typing import Any
+import inspect
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from longrnn.nn import create_model
-from longrnn.tasks import Task
+from longrnn.tasks import Sequences, Task
+from longrnn.train import pooling as pools
+from longrnn.train.packed import run_packed
+from longrnn.train.random_skip import spread, thin
+
+
+class Answer(NamedTuple):
+    """What a network says to a batch."""
+
+    output: Tensor
+    """(B, T, output_size) if the task wants an answer at every step, else (B, output_size)."""
+    state: Any
+    """What the layer carries on."""
+    updates: Tensor | None = None
+    """(B, T, 1): 1 where the state was updated, 0 where it was copied; None: always updated."""
 
 
 class Network(nn.Module):
@@ -22,11 +37,14 @@ class Network(nn.Module):
             "mean", the mean of all outputs.
         forget_bias: Initial bias of the forget gates; the greater, the longer the memory that
             training starts from. `nn.LSTM`, which has no such option, is given the same.
+        random_skip: Probability with which a step is left out and the state copied, in training
+            and in evaluation.
         options: The layer's own options.
 
     Shape:
-        input (B, T, m) or symbols (B, T); output (B, T, output_size) if the task wants an answer
-        at every step, else (B, output_size).
+        input (B, T, m) or symbols (B, T), or `Sequences` with lengths, time stamps or ends. A
+        layer that takes no time stamps is given the time since the step before, in units of
+        `task.time_scale`, as one more feature.
     """
 
     def __init__(
@@ -38,15 +56,18 @@ class Network(nn.Module):
         dropout: float = 0.0,
         pooling: str = "last",
         forget_bias: float | None = None,
+        random_skip: float = 0.0,
         options: dict[str, Any] | None = None,
     ):
         super().__init__()
-        symbols = task.vocabulary
-        self.embedding = nn.Embedding(symbols, hidden_size) if symbols else nn.Identity()
-        width = hidden_size if symbols else task.input_size
+        self.embedding, width = _embedding(task, hidden_size)
         given = {"batch_first": True, "dropout": dropout} | (options or {})
         if forget_bias is not None and model != "lstm":
             given["forget_bias"] = forget_bias
+
+        self._takes = _arguments(model)
+        self._appends_times = task.timed and "times" not in self._takes
+        width += self._appends_times
         try:
             self.recurrent = create_model(model, width, hidden_size, num_layers, **given)
         except TypeError as error:
@@ -54,16 +75,69 @@ class Network(nn.Module):
         if forget_bias is not None and isinstance(self.recurrent, nn.LSTM):
             _set_forget_bias(self.recurrent, forget_bias)
         self.readout = nn.Linear(hidden_size, task.output_size)
+        self.model, self.time_scale, self.random_skip = model, task.time_scale, random_skip
         self.pooling = "every" if task.every_step else pooling
 
-    def forward(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, input: Tensor | Sequences, state: Any = None) -> Answer:
         """Answer for a batch of sequences that go on from `state`."""
-        output, state = self.recurrent(self.embedding(input), state)  # (B, T, n)
-        if self.pooling == "last":
-            output = output[:, -1]  # (B, n)
-        elif self.pooling == "mean":
-            output = output.mean(1)
-        return self.readout(output), state
+        sequences = input if isinstance(input, Sequences) else Sequences(input)
+        output, state, updates = self._maybe_thinned(sequences, state)
+        if self.pooling != "every":
+            output = pools.POOLS[self.pooling](output, sequences)  # (B, n)
+        return Answer(self.readout(output), state, updates)
+
+    def _maybe_thinned(self, sequences: Sequences, state: Any) -> tuple[Tensor, Any, Tensor | None]:
+        if not self.random_skip:
+            return self._run(sequences, state)
+        kept, keep = thin(sequences, self.random_skip)
+        output, state, _ = self._run(kept, state)
+        updates = keep.unsqueeze(-1).to(output.dtype)
+        return spread(output, keep, sequences.lengths), state, updates
+
+    def _run(self, sequences: Sequences, state: Any) -> tuple[Tensor, Any, Tensor | None]:
+        """Outputs of the layer (B, T, n), its state, and its updates if it chooses them."""
+        x = self.embedding(sequences.values)
+        if self._appends_times:
+            since = _time_differences(sequences) / self.time_scale
+            x = torch.cat([x, since.unsqueeze(-1).to(x.dtype)], -1)
+        if sequences.lengths is not None and "lengths" not in self._takes:
+            return *run_packed(self.recurrent, x, state, sequences.lengths), None
+        given = {
+            name: value
+            for name, value in sequences._asdict().items()
+            if name != "values" and value is not None
+        }
+        if self._appends_times:
+            given.pop("times", None)
+        for name in given:
+            if name not in self._takes:
+                raise ValueError(f"{name} must be for a layer that takes it, got {self.model}")
+        output, state, *updates = self.recurrent(x, state, **given)
+        return output, state, updates[0] if updates else None
+
+
+def _arguments(model: str) -> set[str]:
+    """What can be given to a layer of this name when it is called."""
+    return set(inspect.signature(create_model(model, 1, 1, device="meta").forward).parameters)
+
+
+def _embedding(task: Task, hidden_size: int) -> tuple[nn.Module, int]:
+    """What makes features of a step's values, and how many."""
+    if task.vocabulary is None:
+        return nn.Identity(), task.input_size
+    return nn.Embedding(task.vocabulary, hidden_size), hidden_size
+
+
+def _time_differences(sequences: Sequences) -> Tensor:
+    """Time since the step before; 0 at a sequence's first step."""
+    times = sequences.times
+    if times is None:
+        raise ValueError("times must be given for a task with time stamps, got none")
+    since = times.diff(dim=-1, prepend=times[..., :1])
+    if sequences.cu_seqlens is not None:
+        starts = sequences.cu_seqlens[:-1]
+        since[starts[starts < len(since)]] = 0  # an empty sequence may start at the very end
+    return since
 
 
 @torch.no_grad()

@@ -111,7 +111,7 @@ def _restore_own(trainer: Trainer, path: Path) -> None:
     if count:
         input, _ = next(iter(trainer.train_loader))
         with torch.no_grad():
-            _, like = trainer.network(input[:, :1])
+            like = trainer.network(input[:, :1]).state
         leaves = [tensors[f"carried.{i}"].to(device) for i in range(count)]
         trainer.carried = tree_unflatten(leaves, tree_flatten(like)[1])
     torch.set_rng_state(tensors["random"])

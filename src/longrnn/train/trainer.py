@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
-from longrnn.tasks import Task
+from longrnn.tasks import Sequences, Task
 from longrnn.train import schedule
 from longrnn.train.metrics import Metrics
 from longrnn.train.network import Network
@@ -43,7 +43,7 @@ class Trainer:
             settings.dropout,
             settings.pooling,
             settings.forget_bias,
-            settings.layer_options,
+            options=settings.layer_options,
         )
         set_seed(settings.seed, device_specific=True)
         self.step = self.epoch = self.batch = self.solved = 0
@@ -94,11 +94,11 @@ class Trainer:
             started = time.perf_counter()
         self.epoch, self.batch, self.carried = self.epoch + 1, 0, None
 
-    def _train_batch(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _train_batch(self, input: Tensor | Sequences, target: Tensor) -> tuple[Tensor, Tensor]:
         self.network.train()
         with self.accelerator.accumulate(self.model):
-            output, state = self.model(input, self.carried)
-            loss = self.task.loss(output, target)
+            answer = self.model(input, self.carried)
+            loss = self.task.loss(answer.output, target)
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
                 self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.grad_clip)
@@ -106,8 +106,8 @@ class Trainer:
             self.scheduler.step()
             self.optimizer.zero_grad()
         if self.task.carries_state:
-            self.carried = tree_map(lambda tensor: tensor.detach(), state)
-        return loss.detach(), self.task.score(output.detach(), target)
+            self.carried = tree_map(lambda tensor: tensor.detach(), answer.state)
+        return loss.detach(), self.task.score(answer.output.detach(), target)
 
     def _agree(self, loss: Tensor, score: Tensor, seconds: float, stop: StopSignal) -> None:
         """Take note of a batch, with the same numbers in every process."""
@@ -145,9 +145,11 @@ class Trainer:
         state = None
         for input, target in self.test_loader:
             with self.accelerator.autocast():
-                output, state = self.network(input, state if self.task.carries_state else None)
+                answer = self.network(input, state)
+            state = answer.state if self.task.carries_state else None
+            output = answer.output
             batch = torch.stack([self.task.loss(output, target), self.task.score(output, target)])
-            totals += len(input) * torch.tensor([1.0, *batch.tolist()], dtype=torch.float64)
+            totals += len(target) * torch.tensor([1.0, *batch.tolist()], dtype=torch.float64)
         totals = totals.float().to(self.accelerator.device)
         samples, loss, score = self.accelerator.reduce(totals).tolist()
         return loss / samples, score / samples
@@ -159,7 +161,14 @@ def _loaders(task: Task, batch_size: int) -> tuple[DataLoader, DataLoader]:
     def loader(data: Dataset, shuffle: bool, drop_last: bool) -> DataLoader:
         # With a generator of its own it leaves alone the random state that dropout uses.
         own = torch.Generator()
-        return DataLoader(data, batch_size, shuffle, drop_last=drop_last, generator=own)
+        return DataLoader(
+            data,
+            batch_size,
+            shuffle,
+            drop_last=drop_last,
+            generator=own,
+            collate_fn=task.collate,
+        )
 
     train = loader(task.train_set, task.shuffle, True)
     if len(train) == 0:
