@@ -6,6 +6,8 @@ from longrnn.nn.min_gru import MinGRU
 from longrnn.nn.min_lstm import MinLSTM
 from longrnn.nn.qrnn import QRNN
 from longrnn.nn.registry import create_model, models
+from longrnn.nn.skip_gru import SkipGRU
+from longrnn.nn.skip_lstm import SkipLSTM
 from longrnn.nn.sru import SRU
 from longrnn.nn.strongly_typed import StronglyTypedGRU, StronglyTypedLSTM, StronglyTypedRNN
 
@@ -16,6 +18,8 @@ __all__ = [
     "SRU",
     "MinGRU",
     "MinLSTM",
+    "SkipGRU",
+    "SkipLSTM",
     "StronglyTypedGRU",
     "StronglyTypedLSTM",
     "StronglyTypedRNN",

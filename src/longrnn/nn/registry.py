@@ -12,6 +12,8 @@ from longrnn.nn.gilr_lstm import GILRLSTM
 from longrnn.nn.min_gru import MinGRU
 from longrnn.nn.min_lstm import MinLSTM
 from longrnn.nn.qrnn import QRNN
+from longrnn.nn.skip_gru import SkipGRU
+from longrnn.nn.skip_lstm import SkipLSTM
 from longrnn.nn.sru import SRU
 from longrnn.nn.strongly_typed import StronglyTypedGRU, StronglyTypedLSTM, StronglyTypedRNN
 
@@ -25,6 +27,8 @@ _LAYERS: dict[str, Callable[..., nn.Module]] = {
     "strongly-typed-lstm": StronglyTypedLSTM,
     "min-gru": MinGRU,
     "min-lstm": MinLSTM,
+    "skip-lstm": SkipLSTM,
+    "skip-gru": SkipGRU,
     "lstm": nn.LSTM,
     "gru": nn.GRU,
 }

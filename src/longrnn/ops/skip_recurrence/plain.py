@@ -1,0 +1,93 @@
+"""`skip_recurrence` step by step in plain PyTorch: its definition, and every derivative."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from longrnn.ops.binarize import binarize
+from longrnn.ops.candidates import CANDIDATES
+
+Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def skip_recurrence_plain(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    weight_u: Tensor,
+    bias_u: Tensor,
+    hidden: Tensor,
+    cells: Tensor,
+    update_prob: Tensor,
+    accum_prob: Tensor,
+    masks: Tensor | None,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    cell: str,
+    dim: int,
+) -> Results:
+    """Evaluate every step and blend; see `op.py` for the arguments."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x, hidden, cells, *wide = (t.float() for t in (x, hidden, cells, *weights))
+        masks = None if masks is None else masks.float()
+        weights = wide
+    if cu_seqlens is not None:
+        lengths = cu_seqlens.diff()
+        steps = torch.arange(int(lengths.max()), device=x.device)
+        valid = steps < lengths.unsqueeze(-1)  # (B, T)
+        rows = (cu_seqlens[:-1, None] + steps).where(valid, 0)
+        output, updates, *last = _padded(
+            x[rows], weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob,
+            None if masks is None else masks[:, rows], lengths, cell, 1,
+        )  # fmt: skip
+        return output[valid], updates[valid], *last
+    return _padded(
+        x, weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob, masks, lengths,
+        cell, dim,
+    )  # fmt: skip
+
+
+def _padded(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    weight_u: Tensor,
+    bias_u: Tensor,
+    hidden: Tensor,
+    cells: Tensor,
+    p: Tensor,
+    kappa: Tensor,
+    masks: Tensor | None,
+    lengths: Tensor | None,
+    cell: str,
+    dim: int,
+) -> Results:
+    candidate = CANDIDATES[cell]
+    layers = range(hidden.shape[0])
+    h, c = list(hidden), list(cells)  # (B, n) each
+    outputs, updates = [], []
+    for t in range(x.shape[dim]):
+        accumulated = kappa + torch.where(p <= 1 - kappa, p, 1 - kappa)  # (B, 1)
+        u = binarize(accumulated)
+        if lengths is not None:
+            valid = (t < lengths).unsqueeze(-1)
+            u = u.where(valid, 0.0)
+            accumulated = accumulated.where(valid, kappa)
+        take = u.to(x.dtype)
+        below = x.select(dim, t)
+        for k in layers:
+            new_h, new_c = candidate(below, h[k], c[k], *weights[3 * k : 3 * k + 3])
+            h[k] = take * new_h + (1 - take) * h[k]
+            c[k] = take * new_c + (1 - take) * c[k]
+            below = (
+                new_h if masks is None or k + 1 not in layers else new_h * masks[k].select(dim, t)
+            )
+        new_p = (new_c.to(p.dtype) @ weight_u.to(p.dtype).T + bias_u.to(p.dtype)).sigmoid()
+        p = u * new_p + (1 - u) * p
+        kappa = (1 - u) * accumulated
+        outputs.append(h[-1] if lengths is None else h[-1].where(valid, 0.0))
+        updates.append(u)
+    if not outputs:
+        output, gates = x.new_zeros(*x.shape[:-1], hidden.shape[-1]), p.new_zeros(*x.shape[:-1], 1)
+    else:
+        output, gates = torch.stack(outputs, dim), torch.stack(updates, dim)
+    return output, gates, torch.stack(h), torch.stack(c), p, kappa
