@@ -7,13 +7,15 @@ from longrnn.nn import (
     SRU,
     MinGRU,
     MinLSTM,
+    SkipGRU,
+    SkipLSTM,
     StronglyTypedGRU,
     StronglyTypedLSTM,
     StronglyTypedRNN,
     create_model,
     models,
 )
-from longrnn.ops import linear_recurrence
+from longrnn.ops import binarize, budget_loss, linear_recurrence, time_gate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,10 +25,15 @@ __all__ = [
     "SRU",
     "MinGRU",
     "MinLSTM",
+    "SkipGRU",
+    "SkipLSTM",
     "StronglyTypedGRU",
     "StronglyTypedLSTM",
     "StronglyTypedRNN",
+    "binarize",
+    "budget_loss",
     "create_model",
     "linear_recurrence",
     "models",
+    "time_gate",
 ]

@@ -1,5 +1,8 @@
 """What is computed: functions of tensors, and nothing that is learned."""
 
+from longrnn.ops.binarize import binarize
+from longrnn.ops.budget_loss import budget_loss
 from longrnn.ops.linear_recurrence.op import linear_recurrence
+from longrnn.ops.time_gate import time_gate
 
-__all__ = ["linear_recurrence"]
+__all__ = ["binarize", "budget_loss", "linear_recurrence", "time_gate"]
