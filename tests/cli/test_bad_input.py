@@ -13,7 +13,7 @@ TINY = "--device cpu --batch-size 4 --hidden-size 8 --steps 4"
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("train sums", "task must be one of digits, adding, memory, text; got 'sums'"),
+        ("train sums", "task must be one of digits, adding, frequency, memory, text; got 'sums'"),
         ("train adding --model elman", "model must be one of gilr, gilr-lstm, "),
         ("train adding --model gru --model gru", "model must be given once each, got gru, gru"),
         ("train adding --width 3", "No such option: --width"),

@@ -1,10 +1,19 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from longrnn.tasks import TASKS, create_task
 
-OPTIONS = {"adding": {"length": 20}, "memory": {"length": 20}, "text": {"length": 20}, "digits": {}}
+OPTIONS = {
+    "adding": {"length": 20},
+    "frequency": {"signal_duration": 20},
+    "memory": {"length": 20},
+    "text": {"length": 20},
+    "digits": {},
+}
+DRAWN = ["adding", "frequency", "memory"]
 
 
 def samples(dataset, count=5):
@@ -23,14 +32,26 @@ def test_a_seed_gives_the_same_data_each_time(name):
     assert same(samples(one.test_set), samples(other.test_set))
 
 
-@pytest.mark.parametrize("name", ["adding", "memory"])
+@pytest.mark.parametrize("name", DRAWN)
 def test_drawn_data_are_new_in_each_seed_epoch_and_split(name):
-    task = create_task(name, 4, seed=3, length=20)
+    task = create_task(name, 4, seed=3, **OPTIONS[name])
     first = samples(task.train_set)
     assert not same(first, samples(task.test_set))
-    assert not same(first, samples(create_task(name, 4, seed=4, length=20).train_set))
+    assert not same(first, samples(create_task(name, 4, seed=4, **OPTIONS[name]).train_set))
     task.train_set.set_epoch(1)
     assert not same(first, samples(task.train_set))
+    task.train_set.set_epoch(0)
+    assert same(first, samples(task.train_set))
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawn_data_do_not_depend_on_the_order_of_asking(name):
+    task, other = (create_task(name, 4, seed=3, **OPTIONS[name]) for _ in range(2))
+    forwards = samples(task.train_set, 12)
+    backwards = [other.train_set[i] for i in reversed(range(12))]
+    assert same(forwards, backwards[::-1])
+    pairs = itertools.combinations([input for input, _ in forwards], 2)
+    assert not any(torch.equal(one, another) for one, another in pairs)
 
 
 @pytest.mark.parametrize("length", [2, 3, 10, 50, 1000])
@@ -50,6 +71,47 @@ def test_adding_is_solved_at_a_hundredth_of_the_variance():
     assert task.score(output, target) == pytest.approx(0.06**2 / 3)
     assert task.solved(1 / 600)
     assert not task.solved(1 / 599)
+
+
+def period_of(wave, step):
+    """Period of a sine wave from its samples: s[k-1] + s[k+1] = 2 cos(2π step / period) s[k]."""
+    wave = wave.double()
+    middle = wave[1:-1]
+    cosine = (middle * (wave[:-2] + wave[2:])).sum() / (2 * middle.square().sum())
+    return 2 * np.pi * step / cosine.clamp(-1, 1).arccos().item()
+
+
+@pytest.mark.parametrize("step", [0.25, 0.4])
+def test_frequency_tells_periods_of_5_to_6_from_others_of_1_to_100(step):
+    task = create_task("frequency", 500, sampling_period=step, signal_duration=50)
+    waves, labels = zip(*samples(task.train_set, 1000), strict=True)
+    assert {wave.shape for wave in waves} == {(round(50 / step), 1)}
+    periods = np.array([period_of(wave[:, 0], step) for wave in waves])
+    labels = np.array(labels)
+    assert labels[:500].sum() == labels[500:].sum() == 250
+    inside = periods[labels == 0]
+    assert (inside.min(), inside.max()) == pytest.approx((5, 6), abs=0.02)
+    outside = np.sort(periods[labels == 1])
+    assert outside[0] >= 1
+    assert outside[-1] <= 100.1
+    assert not ((outside > 5.001) & (outside < 5.999)).any()
+    assert (outside < 5).mean() == pytest.approx(4 / 98, abs=0.03)
+    assert np.median(outside) == pytest.approx(52, abs=6)
+
+
+def test_a_wave_begins_anywhere_in_its_period():
+    task = create_task("frequency", 1000, sampling_period=0.01, signal_duration=0.02)
+    starts = torch.stack([task.train_set[i][0][:, 0] for i in range(0, 1000, 2)])
+    quadrants = 2 * (starts[:, 0] > 0) + (starts[:, 1] > starts[:, 0])
+    assert quadrants.bincount().tolist() == pytest.approx([125] * 4, abs=35)
+
+
+def test_frequency_takes_as_many_steps_as_samples_and_is_solved_above_99_percent():
+    assert create_task("frequency", 2).train_set[0][0].shape == (100, 1)
+    assert create_task("frequency", 2, sampling_period=0.5).train_set[0][0].shape == (200, 1)
+    task = create_task("frequency", 2)
+    assert task.solved(0.991)
+    assert not task.solved(0.99)
 
 
 def test_memory_asks_for_the_sign_of_the_first_symbol():
@@ -112,7 +174,11 @@ def test_permuted_digits_are_the_same_pixels_in_another_order():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sums", {}, "task must be one of digits, adding, memory, text; got 'sums'"),
+        ("sums", {}, "task must be one of digits, adding, frequency, memory, text; got 'sums'"),
+        ("frequency", {"sampling_period": -1.0}, "sampling_period must be a positive number of"),
+        ("frequency", {"signal_duration": float("inf")}, "signal_duration must be a positive num"),
+        ("frequency", {"sampling_period": 70.0}, r"sampling_period must be at most half of sig"),
+        ("frequency", {"length": 3}, "task frequency takes sampling_period, signal_duration, not"),
         ("adding", {"permuted": True}, "task adding takes length, not permuted"),
         ("digits", {"length": 3}, "task digits takes data, permuted, not length"),
         ("adding", {"length": 1}, "length must be an integer of at least 2, got 1"),

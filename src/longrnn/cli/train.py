@@ -11,7 +11,7 @@ Option = typer.Option
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="digits, adding, memory or text")],
+    task: Annotated[str, typer.Argument(help="digits, adding, frequency, memory or text")],
     model: Annotated[list[str], Option(help="layer; several are compared")] = ["gilr-lstm"],  # noqa: B006
     data: Annotated[
         str | None,

@@ -12,6 +12,7 @@ from typing import Any
 from longrnn import _checks
 from longrnn.tasks.adding import Adding
 from longrnn.tasks.digits import Digits
+from longrnn.tasks.frequency import Frequency
 from longrnn.tasks.memory import Memory
 from longrnn.tasks.task import Sequences, Task
 from longrnn.tasks.text import Text
@@ -19,6 +20,7 @@ from longrnn.tasks.text import Text
 TASKS: dict[str, type[Task]] = {
     "digits": Digits,
     "adding": Adding,
+    "frequency": Frequency,
     "memory": Memory,
     "text": Text,
 }
@@ -41,4 +43,14 @@ def create_task(name: str, batch_size: int, seed: int = 0, **options: Any) -> Ta
     return TASKS[name](batch_size, seed, **given)
 
 
-__all__ = ["TASKS", "Adding", "Digits", "Memory", "Sequences", "Task", "Text", "create_task"]
+__all__ = [
+    "TASKS",
+    "Adding",
+    "Digits",
+    "Frequency",
+    "Memory",
+    "Sequences",
+    "Task",
+    "Text",
+    "create_task",
+]

@@ -31,16 +31,18 @@ class Adding(Task):
     def __init__(self, batch_size: int, seed: int = 0, *, length: int = 50):
         check_length(length, 2)
         self.length = length
-        self.train_set = Drawn(self._draw, 100 * batch_size, seed, split=0)
-        self.test_set = Drawn(self._draw, 15 * batch_size, seed, split=1)
+        self.train_set = Drawn(self._draw, 100 * batch_size, seed, 0, batch_size)
+        self.test_set = Drawn(self._draw, 15 * batch_size, seed, 1, batch_size)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        steps = np.zeros((self.length, 2), dtype=np.float32)
-        steps[:, 0] = rng.uniform(-0.5, 0.5, self.length)
-        first = rng.integers(max(1, self.length // 10))
-        second = rng.integers(self.length // 2, self.length)
-        steps[[first, second], 1] = 1
-        return torch.from_numpy(steps), torch.tensor(steps[[first, second], 0].sum())
+    def _draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        steps = np.zeros((count, self.length, 2), dtype=np.float32)
+        steps[..., 0] = rng.uniform(-0.5, 0.5, (count, self.length))
+        first = rng.integers(max(1, self.length // 10), size=count)
+        second = rng.integers(self.length // 2, self.length, size=count)
+        rows = np.arange(count)
+        steps[rows, first, 1] = steps[rows, second, 1] = 1
+        sums = steps[rows, first, 0] + steps[rows, second, 0]
+        return torch.from_numpy(steps), torch.from_numpy(sums)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The mean squared error."""

@@ -32,14 +32,14 @@ class Memory(Task):
     def __init__(self, batch_size: int, seed: int = 0, *, length: int = 1024):
         check_length(length, 1)
         self.length = length
-        self.train_set = Drawn(self._draw, 100 * batch_size, seed, split=0)
-        self.test_set = Drawn(self._draw, 5 * batch_size, seed, split=1)
+        self.train_set = Drawn(self._draw, 100 * batch_size, seed, 0, batch_size)
+        self.test_set = Drawn(self._draw, 5 * batch_size, seed, 1, batch_size)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        symbols = rng.integers(SYMBOLS, size=self.length)
-        minus = int(rng.integers(2))
-        symbols[0] = SYMBOLS if minus else 0
-        return torch.from_numpy(symbols), torch.tensor(minus)
+    def _draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        symbols = rng.integers(SYMBOLS, size=(count, self.length))
+        minus = rng.integers(2, size=count)
+        symbols[:, 0] = SYMBOLS * minus
+        return torch.from_numpy(symbols), torch.from_numpy(minus)
 
     def solved(self, score: float) -> bool:
         """Whether every answer was right."""

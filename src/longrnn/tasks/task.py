@@ -76,24 +76,32 @@ class Task:
 class Drawn(Dataset):
     """Samples drawn when they are asked for, the same ones for the same (seed, split, epoch).
 
+    They are drawn a block at a time, which costs far less than one by one. Which samples a block
+    holds does not depend on the order in which they are asked for.
+
     Args:
-        draw: Makes one sample from a random generator.
+        draw: Makes as many samples as it is told from a random generator: inputs and targets,
+            batch first.
         samples: Length of an epoch.
         seed: The run's seed.
         split: Data sets of different splits share no sample.
+        block: Samples drawn together; best a batch.
     """
 
     def __init__(
         self,
-        draw: Callable[[np.random.Generator], tuple[Tensor, Tensor]],
+        draw: Callable[[np.random.Generator, int], tuple[Tensor, Tensor]],
         samples: int,
         seed: int,
         split: int,
+        block: int,
     ):
         self.draw = draw
         self.samples = samples
         self.key = (seed, split)
+        self.block = block
         self.epoch = 0
+        self._newest: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the samples of another epoch."""
@@ -103,7 +111,13 @@ class Drawn(Dataset):
         return self.samples
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.draw(np.random.default_rng((*self.key, self.epoch, index)))
+        number, row = divmod(index, self.block)
+        place = (self.epoch, number)
+        if self._newest is None or self._newest[0] != place:
+            random = np.random.default_rng((*self.key, *place))
+            self._newest = (place, self.draw(random, self.block))
+        inputs, targets = self._newest[1]
+        return inputs[row], targets[row]
 
 
 def check_length(length: int, least: int) -> None:
