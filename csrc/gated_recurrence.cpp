@@ -9,19 +9,6 @@
 namespace longrnn {
 namespace {
 
-// Where the row of (sequence's outer, step) lies, in rows: the batch may come first or second.
-struct Rows {
-  int64_t outer, time;
-  int64_t at(const Task& task, int64_t step) const {
-    return task.outer * outer + (task.row + step) * time;
-  }
-};
-
-template <class Stored>
-void fill_zero(Stored* out, int64_t width) {
-  for (int64_t c = 0; c < width; c++) out[c] = Stored(0.0f);
-}
-
 // One vector of each gate; the gates of a row lie n apart.
 template <class Stored, class V, int G>
 void load_gates(const Stored* p, int64_t n, int64_t count, V (&gate)[G]) {
@@ -240,23 +227,8 @@ void with_cell(int cell, const Call& call) {
   }
 }
 
-template <class Call>
-void with_dtype(int dtype, const Call& call) {
-  switch (dtype) {
-    case kFloat32: return call(float());
-    case kFloat64: return call(double());
-    case kFloat16: return call(Float16());
-    case kBFloat16: return call(BFloat16());
-    default: __builtin_trap();
-  }
-}
-
 // Gates are arithmetic more than memory: smaller tiles than a bare recurrence, and threads sooner.
 constexpr Grain kGatedGrain{1 << 10, 2 << 10, 16 << 10, 1 << 14};
-
-Rows rows_of(const Shape& shape, bool batch_first) {
-  return batch_first ? Rows{shape.T, 1} : Rows{1, shape.outer};
-}
 
 }  // namespace
 }  // namespace longrnn
@@ -269,13 +241,13 @@ EXPORT void longrnn_gated_recurrence_forward(
     const void* gates, const void* highway, const void* initial, void* output, void* states,
     void* last) {
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
-  with_dtype(dtype, [&](auto stored) {
+  with_floating(dtype, [&](auto stored) {
     using Stored = decltype(stored);
     const Plan plan = make_plan<Compute<Stored>>(shape, kAuto, threads, kGatedGrain);
     with_cell(cell, [&](auto definition) {
       const GatedForward<decltype(definition), Stored> job{
           shape,
-          rows_of(shape, batch_first),
+          Rows(shape, batch_first),
           static_cast<const Stored*>(gates),
           static_cast<const Stored*>(highway),
           static_cast<const Stored*>(initial),
@@ -294,13 +266,13 @@ EXPORT void longrnn_gated_recurrence_backward(
     const void* initial, const void* states, void* grad_gates, void* grad_highway,
     void* grad_initial) {
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
-  with_dtype(dtype, [&](auto stored) {
+  with_floating(dtype, [&](auto stored) {
     using Stored = decltype(stored);
     const Plan plan = make_plan<Compute<Stored>>(shape, kAuto, threads, kGatedGrain);
     with_cell(cell, [&](auto definition) {
       const GatedBackward<decltype(definition), Stored> job{
           shape,
-          rows_of(shape, batch_first),
+          Rows(shape, batch_first),
           static_cast<const Stored*>(grad_output),
           static_cast<const Stored*>(grad_last),
           static_cast<const Stored*>(gates),

@@ -64,4 +64,16 @@ using Compute = typename ComputeOf<Stored>::Type;
 // The numbers by which Python names the types.
 enum DType { kFloat32, kFloat64, kFloat16, kBFloat16, kComplex64, kComplex128 };
 
+// Calls call(a number of the type that is stored).
+template <class Call>
+void with_floating(int dtype, const Call& call) {
+  switch (dtype) {
+    case kFloat32: return call(float());
+    case kFloat64: return call(double());
+    case kFloat16: return call(Float16());
+    case kBFloat16: return call(BFloat16());
+    default: __builtin_trap();
+  }
+}
+
 }  // namespace longrnn

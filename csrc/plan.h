@@ -65,6 +65,20 @@ struct Plan {
   }
 };
 
+// Where the row of a step lies, in rows: the batch may come first or second.
+struct Rows {
+  int64_t outer, time;
+  Rows(const Shape& shape, bool batch_first)
+      : outer(batch_first ? shape.T : 1), time(batch_first ? 1 : shape.outer) {}
+
+  int64_t at(const Task& task, int64_t step) const {
+    return task.outer * outer + (task.row + step) * time;
+  }
+  int64_t at(const Shape& shape, int64_t s, int64_t step) const {
+    return s / shape.sequences * outer + (shape.begin(s) + step) * time;
+  }
+};
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T>

@@ -154,4 +154,19 @@ inline void store_some(Stored* p, Vector<T> v, int64_t count) {
   __builtin_memcpy(p, room, count * sizeof(Stored));
 }
 
+// A row of computed numbers, padded to whole vectors, from a stored one, and back.
+template <class T, class Stored>
+inline void load_row(T* to, const Stored* from, int64_t count) {
+  for (int64_t c = 0; c < count; c += kLanes<T>) store(to + c, load_some<T>(from + c, count - c));
+}
+template <class T, class Stored>
+inline void store_row(Stored* to, const T* from, int64_t count) {
+  for (int64_t c = 0; c < count; c += kLanes<T>) store_some<T>(to + c, load(from + c), count - c);
+}
+
+template <class Stored>
+inline void fill_zero(Stored* out, int64_t width) {
+  for (int64_t c = 0; c < width; c++) out[c] = Stored(0.0f);
+}
+
 }  // namespace longrnn

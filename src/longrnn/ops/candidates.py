@@ -68,3 +68,37 @@ def merge_biases(cell: str, bias_ih: Tensor | None, bias_hh: Tensor | None, like
         return bias_ih + bias_hh
     rz = 2 * like.shape[1]
     return torch.cat([bias_ih[rz:], bias_ih[:rz] + bias_hh[:rz], bias_hh[rz:]])
+
+
+def weight_gradients(
+    cell: str, d: Tensor, x: Tensor, h: Tensor, activations: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of weight_ih, weight_hh and the merged bias.
+
+    Args:
+        cell: A name in `CANDIDATES`.
+        d: Gradients of the pre-activations, (..., 4 n), in the order of the bias.
+        x: What the layer took at each step.
+        h: Its state before each step.
+        activations: The gates, laid out as `d`.
+    """
+    n = h.shape[-1]
+    d, x, h = d.flatten(0, -2), x.flatten(0, -2), h.flatten(0, -2)
+    bias = d.sum(0)
+    if cell == "lstm":
+        return d.T @ x, d.T @ h, bias
+    by_input = d[:, : 3 * n].T @ x
+    weight_ih = torch.cat([by_input[n:], by_input[:n]])
+    if cell == "gru":
+        return weight_ih, d[:, n:].T @ h, bias
+    r = activations.flatten(0, -2)[:, n : 2 * n]
+    by_reset = d[:, 3 * n :].T @ (r * h)
+    return weight_ih, torch.cat([d[:, n : 3 * n].T @ h, by_reset]), bias
+
+
+def input_gradient(cell: str, d: Tensor, weight_ih: Tensor) -> Tensor:
+    """The gradient of what a layer took, from those of its pre-activations."""
+    if cell == "lstm":
+        return d @ weight_ih
+    n = d.shape[-1] // 4
+    return d[..., : 3 * n] @ torch.cat([weight_ih[2 * n :], weight_ih[: 2 * n]])

@@ -8,7 +8,7 @@ from torch import Tensor
 from longrnn.ops.binarize import binarize
 from longrnn.ops.candidates import CANDIDATES
 
-Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Results = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor]
 
 
 def skip_recurrence_plain(
@@ -17,7 +17,7 @@ def skip_recurrence_plain(
     weight_u: Tensor,
     bias_u: Tensor,
     hidden: Tensor,
-    cells: Tensor,
+    cells: Tensor | None,
     update_prob: Tensor,
     accum_prob: Tensor,
     masks: Tensor | None,
@@ -28,9 +28,8 @@ def skip_recurrence_plain(
 ) -> Results:
     """Evaluate every step and blend; see `op.py` for the arguments."""
     if x.dtype in (torch.float16, torch.bfloat16):
-        x, hidden, cells, *wide = (t.float() for t in (x, hidden, cells, *weights))
-        masks = None if masks is None else masks.float()
-        weights = wide
+        x, hidden, weights = x.float(), hidden.float(), [w.float() for w in weights]
+        masks, cells = (None if t is None else t.float() for t in (masks, cells))
     if cu_seqlens is not None:
         lengths = cu_seqlens.diff()
         steps = torch.arange(int(lengths.max()), device=x.device)
@@ -53,7 +52,7 @@ def _padded(
     weight_u: Tensor,
     bias_u: Tensor,
     hidden: Tensor,
-    cells: Tensor,
+    cells: Tensor | None,
     p: Tensor,
     kappa: Tensor,
     masks: Tensor | None,
@@ -63,7 +62,7 @@ def _padded(
 ) -> Results:
     candidate = CANDIDATES[cell]
     layers = range(hidden.shape[0])
-    h, c = list(hidden), list(cells)  # (B, n) each
+    h, c = list(hidden), list(hidden if cells is None else cells)  # (B, n) each
     outputs, updates = [], []
     for t in range(x.shape[dim]):
         accumulated = kappa + torch.where(p <= 1 - kappa, p, 1 - kappa)  # (B, 1)
@@ -90,4 +89,4 @@ def _padded(
         output, gates = x.new_zeros(*x.shape[:-1], hidden.shape[-1]), p.new_zeros(*x.shape[:-1], 1)
     else:
         output, gates = torch.stack(outputs, dim), torch.stack(updates, dim)
-    return output, gates, torch.stack(h), torch.stack(c), p, kappa
+    return output, gates, torch.stack(h), None if cells is None else torch.stack(c), p, kappa

@@ -1,0 +1,539 @@
+// A stack of LSTM or GRU cells under one gate that skips steps. With `keep`, every step is
+// evaluated and what the gradient needs is kept; without, a sequence goes straight to its next
+// update. Definition in words: src/longrnn/ops/skip_recurrence/plain.py.
+#include <vector>
+
+#include "hidden_layer.h"
+#include "number.h"
+#include "plan.h"
+#include "teams.h"
+
+namespace longrnn {
+namespace {
+
+// The gate at a step, as it is kept.
+template <class T>
+struct Gate4 {
+  T prob, accum;            // p and kappa before the step
+  T accumulated, new_prob;  // of the step: u before rounding, and p if it updates
+
+  bool update() const { return accumulated > T(0.5); }  // a tie skips
+  bool rises() const { return prob <= 1 - accum; }      // by p, and not by what is left to 1
+  void accumulate() { accumulated = accum + (rises() ? prob : 1 - accum); }
+};
+
+// The arrays of both ways. Those of a layer stand one after the other: (layers, rows, ...).
+template <class Cell_, class Stored_>
+struct SkipCall {
+  using Cell = Cell_;
+  using Stored = Stored_;
+  using T = Compute<Stored>;
+
+  Shape shape;
+  Rows rows;
+  int64_t total;  // rows
+  int64_t n, m, depth;
+  const Stored* masks;                      // (depth - 1, rows, n), or null
+  const Stored *initial_hidden, *initial_cells;
+  Stored *gates, *hidden, *cells, *inputs;  // kept: activations; before the step; of layers > 0
+  Gate4<T>* gate;
+  Buffer<T> weight_u;
+  T bias_u;
+  std::vector<HiddenLayer<T, Cell>> layers;
+
+  int64_t row(int64_t s, int64_t t) const { return rows.at(shape, s, t); }
+  int64_t width(int64_t layer) const { return layer ? n : m; }
+  // Where a row of n (or of 4 n) of a layer begins.
+  int64_t at(int64_t layer, int64_t row) const { return (layer * total + row) * n; }
+
+  void pack(const void* const* weights, const void* gate_weight, bool forward) {
+    auto get = [&](int64_t i) { return static_cast<const Stored*>(weights[i]); };
+    for (int64_t k = 0; k < depth; k++) {
+      const int64_t features = forward || k ? width(k) : 0;  // no gradient of x is asked here
+      layers.emplace_back(n, features, get(3 * k), get(3 * k + 1), get(3 * k + 2), forward);
+    }
+    weight_u = zeros<T>(layers[0].block);
+    load_row(weight_u.get(), static_cast<const T*>(gate_weight), n);
+  }
+};
+
+template <class T>
+T sum_of(Vector<T> v) {
+  T sum = 0;
+  for (int i = 0; i < kLanes<T>; i++) sum += v[i];
+  return sum;
+}
+
+template <class Base>
+struct SkipForward : Base {
+  using typename Base::Stored;
+  using typename Base::T;
+  bool keep;
+  const Stored* x;
+  const T *prob, *accum;
+  Stored *output, *last_hidden, *last_cells;
+  T *updates, *last_prob, *last_accum;
+};
+
+template <class Call>
+class ForwardTeam {
+  using Cell = typename Call::Cell;
+  using Stored = typename Call::Stored;
+  using T = typename Call::T;
+  using V = Vector<T>;
+
+ public:
+  ForwardTeam(const Call& call, int64_t count)
+      : call_(call), members_(count), block_(call.layers[0].block),
+        gates_(zeros<T>(count * 4 * block_)) {
+    for (const auto& layer : call.layers) {
+      states_.push_back(zeros<T>(count * layer.state_row()));
+      if (Cell::kCells) cells_.push_back(zeros<T>(count * block_));
+    }
+  }
+
+  bool enter(int64_t i, int64_t s) {
+    members_[i] = {s, 0, call_.shape.steps(s), {call_.prob[s], call_.accum[s], 0, 0}};
+    for (int64_t k = 0; k < call_.depth; k++) {
+      const int64_t from = (k * call_.shape.count() + s) * call_.n;
+      load_row(state(k, i), call_.initial_hidden + from, call_.n);
+      if (Cell::kCells) load_row(cell(k, i), call_.initial_cells + from, call_.n);
+    }
+    return seek(i);
+  }
+
+  bool seek(int64_t i) {
+    Member& member = members_[i];
+    for (; member.t < member.steps; member.t++) {
+      member.gate.accumulate();
+      if (call_.keep || member.gate.update()) return true;
+      put_step(i);
+    }
+    finish(i);
+    return false;
+  }
+
+  void step(int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t row = row_of(i);
+      load_row(state(0, i) + block_, call_.x + row * call_.m, call_.m);
+    }
+    for (int64_t k = 0; k < call_.depth; k++) {
+      const auto& layer = call_.layers[k];
+      for (int64_t i = 0; i < count; i++)
+        __builtin_memcpy(gates(i), layer.bias.get(), 4 * block_ * sizeof(T));
+      layer.add_products(count, states_[k].get(), gates_.get());
+      if constexpr (Cell::kResetsBefore) {
+        for (int64_t i = 0; i < count; i++) reset(layer, k, i);
+        layer.add_reset_product(count, states_[k].get(), gates_.get());
+      }
+      for (int64_t i = 0; i < count; i++) evaluate(k, i);
+    }
+    for (int64_t i = 0; i < count; i++) {
+      if (call_.keep) call_.gate[row_of(i)] = members_[i].gate;
+      put_step(i);
+      members_[i].t++;
+    }
+  }
+
+  void move(int64_t from, int64_t to) {
+    members_[to] = members_[from];
+    for (int64_t k = 0; k < call_.depth; k++) {
+      __builtin_memcpy(state(k, to), state(k, from), block_ * sizeof(T));
+      if (Cell::kCells) __builtin_memcpy(cell(k, to), cell(k, from), block_ * sizeof(T));
+    }
+  }
+
+ private:
+  struct Member {
+    int64_t s, t, steps;
+    Gate4<T> gate;
+  };
+
+  int64_t row_of(int64_t i) const { return call_.row(members_[i].s, members_[i].t); }
+  T* state(int64_t k, int64_t i) { return &states_[k][i * call_.layers[k].state_row()]; }
+  T* cell(int64_t k, int64_t i) { return &cells_[k][i * block_]; }
+  T* gates(int64_t i) { return &gates_[i * 4 * block_]; }
+
+  void reset(const HiddenLayer<T, Cell>& layer, int64_t k, int64_t i) {
+    T *h = state(k, i), *r = gates(i) + block_, *reset_h = h + layer.state_row() - block_;
+    for (int64_t c = 0; c < block_; c += kLanes<T>) {
+      const V open = sigmoid(load(r + c));
+      store(r + c, open);
+      store(reset_h + c, open * load(h + c));
+    }
+  }
+
+  // From pre-activations to candidates, and to the next state if the step updates.
+  void evaluate(int64_t k, int64_t i) {
+    const int64_t row = row_of(i), n = call_.n, at = call_.at(k, row);
+    const bool top = k + 1 == call_.depth, update = members_[i].gate.update();
+    T *p = gates(i), *h = state(k, i), *next = top ? nullptr : state(k + 1, i) + block_;
+    T* c = Cell::kCells ? cell(k, i) : h;
+    V along = {};
+    for (int64_t j = 0; j < n; j += kLanes<T>) {
+      const int64_t left = n - j;
+      V g[4], new_h, new_c;
+      for (int b = 0; b < 4; b++) g[b] = load(p + b * block_ + j);
+      Cell::activate(g);
+      const V before_h = load(h + j), before_c = load(c + j);
+      Cell::candidate(g, before_h, before_c, new_h, new_c);
+      if (call_.keep) {
+        for (int b = 0; b < 4; b++) store_some<T>(call_.gates + 4 * at + b * n + j, g[b], left);
+        store_some<T>(call_.hidden + at + j, before_h, left);
+        if (Cell::kCells) store_some<T>(call_.cells + at + j, before_c, left);
+      }
+      if (update) {
+        store(h + j, new_h);
+        if (Cell::kCells) store(c + j, new_c);
+      }
+      if (top) {
+        along += new_c * load(call_.weight_u.get() + j);
+      } else {
+        if (call_.masks) new_h *= load_some<T>(call_.masks + at + j, left);
+        store(next + j, new_h);
+        if (call_.keep) store_some<T>(call_.inputs + at + j, new_h, left);
+      }
+    }
+    if (top) members_[i].gate.new_prob = sigmoid(all<V>(sum_of<T>(along) + call_.bias_u))[0];
+  }
+
+  // The results of a step, and the gate before the next.
+  void put_step(int64_t i) {
+    Gate4<T>& gate = members_[i].gate;
+    const int64_t row = row_of(i);
+    call_.updates[row] = gate.update();
+    store_row(call_.output + row * call_.n, state(call_.depth - 1, i), call_.n);
+    if (gate.update()) gate.prob = gate.new_prob;
+    gate.accum = gate.update() ? 0 : gate.accumulated;
+  }
+
+  void finish(int64_t i) {
+    const Member& member = members_[i];
+    const int64_t s = member.s, n = call_.n;
+    for (int64_t k = 0; k < call_.depth; k++) {
+      const int64_t to = (k * call_.shape.count() + s) * n;
+      store_row(call_.last_hidden + to, state(k, i), n);
+      if (Cell::kCells) store_row(call_.last_cells + to, cell(k, i), n);
+    }
+    call_.last_prob[s] = member.gate.prob;
+    call_.last_accum[s] = member.gate.accum;
+    if (call_.shape.cu_seqlens) return;
+    for (int64_t t = member.steps; t < call_.shape.T; t++) {
+      const int64_t row = call_.row(s, t);
+      call_.updates[row] = 0;
+      fill_zero(call_.output + row * n, n);
+      if (!call_.keep) continue;
+      for (int64_t k = 0; k < call_.depth; k++) {
+        fill_zero(call_.hidden + call_.at(k, row), n);
+        if (k > 0) fill_zero(call_.inputs + call_.at(k - 1, row), n);
+      }
+    }
+  }
+
+  const Call& call_;
+  std::vector<Member> members_;
+  int64_t block_;
+  Buffer<T> gates_;
+  std::vector<Buffer<T>> states_, cells_;
+};
+
+template <class Base>
+struct SkipBackward : Base {
+  using typename Base::Stored;
+  using typename Base::T;
+  const Stored *grad_output, *grad_hidden, *grad_cells;  // any of the incoming may be null
+  const T *grad_updates, *grad_prob, *grad_accum;
+  Stored *grad_gates, *grad_initial_hidden, *grad_initial_cells;
+  T *grad_initial_prob, *grad_initial_accum, *grad_weight_u, *grad_bias_u;  // one a sequence
+};
+
+template <class Call>
+class BackwardTeam {
+  using Cell = typename Call::Cell;
+  using Stored = typename Call::Stored;
+  using T = typename Call::T;
+  using V = Vector<T>;
+
+ public:
+  BackwardTeam(const Call& call, int64_t count)
+      : call_(call), members_(count), block_(call.layers[0].block),
+        gates_(zeros<T>(count * 4 * block_)), reset_(zeros<T>(count * block_)),
+        weight_u_(zeros<T>(count * block_)) {
+    for (const auto& layer : call.layers) {
+      hidden_.push_back(zeros<T>(count * layer.gradient_row()));
+      cells_.push_back(zeros<T>(count * block_));
+    }
+  }
+
+  bool enter(int64_t i, int64_t s) {
+    members_[i] = {s, call_.shape.steps(s) - 1, call_.grad_prob ? call_.grad_prob[s] : 0,
+                   call_.grad_accum ? call_.grad_accum[s] : 0, 0, 0, {}};
+    fill_zero(weight_u(i), block_);
+    for (int64_t k = 0; k < call_.depth; k++) {
+      const int64_t from = (k * call_.shape.count() + s) * call_.n;
+      fill_zero(hidden(k, i), block_);
+      fill_zero(cells(k, i), block_);
+      if (call_.grad_hidden) load_row(hidden(k, i), call_.grad_hidden + from, call_.n);
+      if (call_.grad_cells) load_row(cells(k, i), call_.grad_cells + from, call_.n);
+    }
+    return seek(i);
+  }
+
+  // Passes skipped steps, which reach nothing but the gate, to the next update.
+  bool seek(int64_t i) {
+    Member& member = members_[i];
+    for (; member.t >= 0; member.t--) {
+      const int64_t row = row_of(i);
+      member.gate = call_.gate[row];
+      if (call_.grad_output) add_output(i, call_.grad_output + row * call_.n);
+      pass_gate(i);
+      if (member.gate.update()) return true;
+      for (int64_t k = 0; k < call_.depth; k++)
+        fill_zero(call_.grad_gates + 4 * call_.at(k, row), 4 * call_.n);
+    }
+    finish(i);
+    return false;
+  }
+
+  void step(int64_t count) {
+    for (int64_t k = call_.depth; k-- > 0;) {
+      const auto& layer = call_.layers[k];
+      for (int64_t i = 0; i < count; i++) differentiate(k, i);
+      if constexpr (Cell::kResetsBefore) {
+        for (int64_t i = 0; i < count; i++) fill_zero(&reset_[i * block_], block_);
+        layer.add_reset_gradients(count, gates_.get(), reset_.get(), block_);
+        for (int64_t i = 0; i < count; i++) differentiate_reset(k, i);
+      }
+      layer.add_gradients(count, gates_.get(), hidden_[k].get());
+    }
+    for (int64_t i = 0; i < count; i++) members_[i].t--;
+  }
+
+  void move(int64_t from, int64_t to) {
+    members_[to] = members_[from];
+    __builtin_memcpy(weight_u(to), weight_u(from), block_ * sizeof(T));
+    for (int64_t k = 0; k < call_.depth; k++) {
+      __builtin_memcpy(hidden(k, to), hidden(k, from), block_ * sizeof(T));
+      __builtin_memcpy(cells(k, to), cells(k, from), block_ * sizeof(T));
+    }
+  }
+
+ private:
+  struct Member {
+    int64_t s, t;
+    T prob, accum;       // gradients of p and kappa after the step
+    T logit, bias_u;     // gradient of the gate's pre-activation, and their sum
+    Gate4<T> gate;
+  };
+
+  int64_t row_of(int64_t i) const { return call_.row(members_[i].s, members_[i].t); }
+  T* hidden(int64_t k, int64_t i) { return &hidden_[k][i * call_.layers[k].gradient_row()]; }
+  T* cells(int64_t k, int64_t i) { return &cells_[k][i * block_]; }
+  T* gates(int64_t i) { return &gates_[i * 4 * block_]; }
+  T* weight_u(int64_t i) { return &weight_u_[i * block_]; }
+
+  // What was kept of a step: activations, h and c before it.
+  void load_kept(int64_t at, int64_t j, V (&g)[4], V& h, V& c) const {
+    const int64_t left = call_.n - j;
+    for (int b = 0; b < 4; b++) g[b] = load_some<T>(call_.gates + 4 * at + b * call_.n + j, left);
+    h = load_some<T>(call_.hidden + at + j, left);
+    c = Cell::kCells ? load_some<T>(call_.cells + at + j, left) : h;
+  }
+
+  void add_output(int64_t i, const Stored* grad) {
+    T* h = hidden(call_.depth - 1, i);
+    for (int64_t j = 0; j < call_.n; j += kLanes<T>)
+      store(h + j, load(h + j) + load_some<T>(grad + j, call_.n - j));
+  }
+
+  // From the gradients of the state after a step to those of the gate before it.
+  void pass_gate(int64_t i) {
+    Member& member = members_[i];
+    const Gate4<T>& gate = member.gate;
+    const int64_t row = row_of(i);
+    V change = {};  // in the loss, to first order, if the state were the candidate
+    for (int64_t k = 0; k < call_.depth; k++) {
+      for (int64_t j = 0; j < call_.n; j += kLanes<T>) {
+        V g[4], h, c, new_h, new_c;
+        load_kept(call_.at(k, row), j, g, h, c);
+        Cell::candidate(g, h, c, new_h, new_c);
+        change += load(hidden(k, i) + j) * (new_h - h);
+        if (Cell::kCells) change += load(cells(k, i) + j) * (new_c - c);
+      }
+    }
+    T grad = sum_of<T>(change) + member.prob * (gate.new_prob - gate.prob) -
+             member.accum * gate.accumulated;
+    if (call_.grad_updates) grad += call_.grad_updates[row];
+    if (!gate.update()) grad += member.accum;
+    member.logit = gate.update() ? member.prob * gate.new_prob * (1 - gate.new_prob) : 0;
+    member.bias_u += member.logit;
+    member.prob = (gate.update() ? 0 : member.prob) + (gate.rises() ? grad : 0);
+    member.accum = gate.rises() ? grad : 0;
+  }
+
+  // From the gradients of a layer's candidates to those of its pre-activations.
+  void differentiate(int64_t k, int64_t i) {
+    const Member& member = members_[i];
+    const int64_t n = call_.n, row = row_of(i), at = call_.at(k, row);
+    const bool top = k + 1 == call_.depth;
+    T *grad_h = hidden(k, i), *grad_c = cells(k, i), *d_row = gates(i);
+    const T* above = top ? nullptr : hidden(k + 1, i) + block_;
+    for (int64_t j = 0; j < n; j += kLanes<T>) {
+      const int64_t left = n - j;
+      V g[4], d[4], h, c, dh, dc, gh = load(grad_h + j), gc = load(grad_c + j);
+      load_kept(at, j, g, h, c);
+      if (top) {
+        V new_h, new_c;
+        Cell::candidate(g, h, c, new_h, new_c);
+        store(weight_u(i) + j, load(weight_u(i) + j) + member.logit * new_c);
+        (Cell::kCells ? gc : gh) += member.logit * load(call_.weight_u.get() + j);
+      } else {
+        V passed = load(above + j);
+        if (call_.masks) passed *= load_some<T>(call_.masks + at + j, left);
+        gh += passed;
+      }
+      Cell::backward(g, h, c, gh, gc, d, dh, dc);
+      for (int b = 0; b < 4; b++) {
+        store(d_row + b * block_ + j, d[b]);
+        store_some<T>(call_.grad_gates + 4 * at + b * n + j, d[b], left);
+      }
+      store(grad_h + j, dh);
+      store(grad_c + j, dc);
+    }
+    if (k > 0) fill_zero(grad_h + block_, padded<T>(n));
+  }
+
+  // What of a cell that resets before depends on the gradient of r h.
+  void differentiate_reset(int64_t k, int64_t i) {
+    const int64_t n = call_.n, at = call_.at(k, row_of(i));
+    T *grad_h = hidden(k, i), *d_row = gates(i) + block_;
+    for (int64_t j = 0; j < n; j += kLanes<T>) {
+      V g[4], h, c;
+      load_kept(at, j, g, h, c);
+      const V grad = load(&reset_[i * block_] + j), d = grad * h * g[1] * (1 - g[1]);
+      store(d_row + j, d);
+      store_some<T>(call_.grad_gates + 4 * at + n + j, d, n - j);
+      store(grad_h + j, load(grad_h + j) + grad * g[1]);
+    }
+  }
+
+  void finish(int64_t i) {
+    const Member& member = members_[i];
+    const int64_t s = member.s, n = call_.n;
+    for (int64_t k = 0; k < call_.depth; k++) {
+      const int64_t to = (k * call_.shape.count() + s) * n;
+      store_row(call_.grad_initial_hidden + to, hidden(k, i), n);
+      if (Cell::kCells) store_row(call_.grad_initial_cells + to, cells(k, i), n);
+    }
+    store_row(call_.grad_weight_u + s * n, weight_u(i), n);
+    call_.grad_bias_u[s] = member.bias_u;
+    call_.grad_initial_prob[s] = member.prob;
+    call_.grad_initial_accum[s] = member.accum;
+    if (call_.shape.cu_seqlens) return;
+    for (int64_t t = call_.shape.steps(s); t < call_.shape.T; t++)
+      for (int64_t k = 0; k < call_.depth; k++)
+        fill_zero(call_.grad_gates + 4 * call_.at(k, call_.row(s, t)), 4 * n);
+  }
+
+  const Call& call_;
+  std::vector<Member> members_;
+  int64_t block_;
+  Buffer<T> gates_, reset_, weight_u_;
+  std::vector<Buffer<T>> hidden_, cells_;
+};
+
+template <class Call>
+void with_hidden_cell(int cell, const Call& call) {
+  switch (cell) {  // the order of CANDIDATES in candidates.py
+    case 0: return call(LstmCell());
+    case 1: return call(GruCell<false>());
+    case 2: return call(GruCell<true>());
+    default: __builtin_trap();
+  }
+}
+
+// Members of a team: enough rows for the registers, and more of them where the weights, which
+// every step reads, do not stay in the second cache.
+template <class Call>
+int64_t members_of(const Call& call) {
+  int64_t bytes = 0;
+  for (const auto& layer : call.layers)
+    bytes += layer.gate_row() * layer.state_row() * int64_t(sizeof(typename Call::T));
+  return bytes < (768 << 10) ? kRowBlock : 4 * kRowBlock;
+}
+
+constexpr int64_t kSmallWork = 1 << 20;  // multiply-adds that are not worth a second thread
+
+template <class Call>
+int threads_of(const Call& call, int64_t steps, int threads) {
+  return steps * call.layers[0].gate_row() * call.n < kSmallWork || threads < 1 ? 1 : threads;
+}
+
+}  // namespace
+}  // namespace longrnn
+
+using namespace longrnn;
+
+EXPORT void longrnn_skip_recurrence_forward(
+    int dtype, int cell, int64_t batch, int64_t T, int64_t n, const int64_t* cu_seqlens,
+    int64_t sequences, const int64_t* lengths, int batch_first, int reverse, int threads,
+    int64_t depth, int64_t m, const void* const* weights, const void* weight_u,
+    const void* bias_u, const void* masks, const void* x, const void* hidden, const void* cells,
+    const void* prob, const void* accum, void* output, void* updates, void* last_hidden,
+    void* last_cells, void* last_prob, void* last_accum, void* gates, void* kept_hidden,
+    void* kept_cells, void* inputs, void* gate) {
+  const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
+  with_floating(dtype, [&](auto stored) {
+    using Stored = decltype(stored);
+    using C = Compute<Stored>;
+    auto own = [](void* p) { return static_cast<Stored*>(p); };
+    auto in = [](const void* p) { return static_cast<const Stored*>(p); };
+    auto wide = [](void* p) { return static_cast<C*>(p); };
+    with_hidden_cell(cell, [&](auto definition) {
+      using Call = SkipForward<SkipCall<decltype(definition), Stored>>;
+      Call call{{shape, Rows(shape, batch_first), batch * T, n, m, depth, in(masks), in(hidden),
+                 in(cells), own(gates), own(kept_hidden), own(kept_cells), own(inputs),
+                 static_cast<Gate4<C>*>(gate), nullptr, *static_cast<const C*>(bias_u), {}},
+                gates != nullptr, in(x), static_cast<const C*>(prob),
+                static_cast<const C*>(accum), own(output), own(last_hidden), own(last_cells),
+                wide(updates), wide(last_prob), wide(last_accum)};
+      call.pack(weights, weight_u, true);
+      run_in_teams<ForwardTeam<Call>>(call, shape.count(), threads_of(call, batch * T, threads),
+                                      members_of(call));
+    });
+  });
+}
+
+EXPORT void longrnn_skip_recurrence_backward(
+    int dtype, int cell, int64_t batch, int64_t T, int64_t n, const int64_t* cu_seqlens,
+    int64_t sequences, const int64_t* lengths, int batch_first, int reverse, int threads,
+    int64_t depth, int64_t m, const void* const* weights, const void* weight_u,
+    const void* masks, void* gates, void* hidden, void* cells, void* gate,
+    const void* grad_output, const void* grad_updates, const void* grad_hidden,
+    const void* grad_cells, const void* grad_prob, const void* grad_accum, void* grad_gates,
+    void* grad_initial_hidden, void* grad_initial_cells, void* grad_initial_prob,
+    void* grad_initial_accum, void* grad_weight_u, void* grad_bias_u) {
+  const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
+  with_floating(dtype, [&](auto stored) {
+    using Stored = decltype(stored);
+    using C = Compute<Stored>;
+    auto own = [](void* p) { return static_cast<Stored*>(p); };
+    auto in = [](const void* p) { return static_cast<const Stored*>(p); };
+    auto wide_in = [](const void* p) { return static_cast<const C*>(p); };
+    auto wide = [](void* p) { return static_cast<C*>(p); };
+    with_hidden_cell(cell, [&](auto definition) {
+      using Call = SkipBackward<SkipCall<decltype(definition), Stored>>;
+      Call call{{shape, Rows(shape, batch_first), batch * T, n, m, depth, in(masks), nullptr,
+                 nullptr, own(gates), own(hidden), own(cells), nullptr,
+                 static_cast<Gate4<C>*>(gate), nullptr, 0, {}},
+                in(grad_output), in(grad_hidden), in(grad_cells), wide_in(grad_updates),
+                wide_in(grad_prob), wide_in(grad_accum), own(grad_gates),
+                own(grad_initial_hidden), own(grad_initial_cells), wide(grad_initial_prob),
+                wide(grad_initial_accum), wide(grad_weight_u), wide(grad_bias_u)};
+      call.pack(weights, weight_u, false);
+      run_in_teams<BackwardTeam<Call>>(call, shape.count(), threads_of(call, batch * T, threads),
+                                       members_of(call));
+    });
+  });
+}
