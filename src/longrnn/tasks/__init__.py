@@ -11,11 +11,15 @@ from typing import Any
 
 from longrnn import _checks
 from longrnn.tasks.adding import Adding
+from longrnn.tasks.async_frequency import AsyncFrequency
 from longrnn.tasks.digits import Digits
+from longrnn.tasks.events_forecast import EventsForecast
 from longrnn.tasks.frequency import Frequency
 from longrnn.tasks.memory import Memory
+from longrnn.tasks.nmnist import NMNIST
 from longrnn.tasks.task import Sequences, Task
 from longrnn.tasks.text import Text
+from longrnn.tasks.two_waves import TwoWaves
 
 TASKS: dict[str, type[Task]] = {
     "digits": Digits,
@@ -23,6 +27,10 @@ TASKS: dict[str, type[Task]] = {
     "frequency": Frequency,
     "memory": Memory,
     "text": Text,
+    "async-frequency": AsyncFrequency,
+    "two-waves": TwoWaves,
+    "nmnist": NMNIST,
+    "events-forecast": EventsForecast,
 }
 
 
@@ -35,22 +43,26 @@ def create_task(name: str, batch_size: int, seed: int = 0, **options: Any) -> Ta
     _checks.check_choice("task", name, list(TASKS))
     _checks.check_positive(batch_size=batch_size)
     known = list(inspect.signature(TASKS[name]).parameters)[2:]
-    given = {key: value for key, value in options.items() if value not in (None, False)}
+    given = {key: value for key, value in options.items() if not (value is None or value is False)}
     for key, value in given.items():
         if key not in known:
-            takes = ", ".join(known)
-            raise ValueError(f"task {name} takes {takes}, not {key}; got {key}={value!r}")
+            takes = f"{', '.join(known)}, not {key};" if known else "no options,"
+            raise ValueError(f"task {name} takes {takes} got {key}={value!r}")
     return TASKS[name](batch_size, seed, **given)
 
 
 __all__ = [
+    "NMNIST",
     "TASKS",
     "Adding",
+    "AsyncFrequency",
     "Digits",
+    "EventsForecast",
     "Frequency",
     "Memory",
     "Sequences",
     "Task",
     "Text",
+    "TwoWaves",
     "create_task",
 ]

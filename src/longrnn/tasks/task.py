@@ -37,6 +37,8 @@ class Task:
     """Features of one step."""
     vocabulary: int | None = None
     """Number of symbols, for a task whose inputs are indices."""
+    embedding_size: int | None = None
+    """Features that a symbol is embedded in; as many as the layer has units if None."""
     output_size = 1
     """Features of the output."""
     every_step = False
@@ -53,6 +55,8 @@ class Task:
     """Makes (input, target) for a batch of samples; stacks them if None."""
     score_name = "accuracy"
     higher_is_better = True
+    note: str | None = None
+    """What a reader of the score must know, such as that the data are a part of the published."""
 
     train_set: Dataset
     test_set: Dataset
@@ -90,7 +94,7 @@ class Drawn(Dataset):
 
     def __init__(
         self,
-        draw: Callable[[np.random.Generator, int], tuple[Tensor, Tensor]],
+        draw: Callable[[np.random.Generator, int], tuple[Any, Any]],
         samples: int,
         seed: int,
         split: int,
@@ -101,7 +105,7 @@ class Drawn(Dataset):
         self.key = (seed, split)
         self.block = block
         self.epoch = 0
-        self._newest: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
+        self._newest: tuple[tuple[int, int], tuple[Any, Any]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the samples of another epoch."""

@@ -125,7 +125,8 @@ def _embedding(task: Task, hidden_size: int) -> tuple[nn.Module, int]:
     """What makes features of a step's values, and how many."""
     if task.vocabulary is None:
         return nn.Identity(), task.input_size
-    return nn.Embedding(task.vocabulary, hidden_size), hidden_size
+    width = task.embedding_size or hidden_size
+    return nn.Embedding(task.vocabulary, width), width
 
 
 def _time_differences(sequences: Sequences) -> Tensor:
