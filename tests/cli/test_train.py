@@ -7,9 +7,16 @@ TINY = "--device cpu --batch-size 4 --hidden-size 8 --steps 12"
 PNG = b"\x89PNG"
 
 
-@pytest.mark.parametrize("model", ["lstm", "gilr-lstm"])
+@pytest.mark.parametrize("model", ["lstm", "gilr-lstm", "skip-gru"])
 @pytest.mark.parametrize(
-    "task", ["adding --length 12", "memory --length 12", "text --length 12", "digits --minutes 1"]
+    "task",
+    [
+        "adding --length 12",
+        "frequency --sampling-period 0.5 --signal-duration 6",
+        "memory --length 12",
+        "text --length 12",
+        "digits --minutes 1",
+    ],
 )
 def test_a_run_leaves_everything_in_its_folder(longrnn, task, model, monkeypatch):
     if task.startswith("digits"):
@@ -22,8 +29,17 @@ def test_a_run_leaves_everything_in_its_folder(longrnn, task, model, monkeypatch
     config = json.loads((run / "config.json").read_text())
     assert (config["model"], config["hidden_size"]) == (model, 8)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert set(lines[0]) == {"step", "epoch", "loss", "score", "steps_per_second", "seconds"}
-    assert set(lines[-1]) == {"step", "epoch", "test_loss", "test_score", "seconds"}
+    assert set(lines[0]) == {
+        "step",
+        "epoch",
+        "loss",
+        "score",
+        "updates",
+        "steps_per_second",
+        "seconds",
+    }
+    tested = {f"test_{name}" for name in ("loss", "score", "updates", "seconds")}
+    assert set(lines[-1]) == {"step", "epoch", "seconds"} | tested
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 12
     assert summary["test_score"] == lines[-1]["test_score"]
@@ -57,6 +73,17 @@ def test_several_models_are_compared(longrnn):
     )
     assert (status, err) == (0, "")
     assert out.count("resumed at step 12") == 2
+
+
+def test_what_updates_cost_is_for_the_models_that_choose_them(longrnn):
+    models = "--model skip-lstm --model gru --cost-per-sample 0.1 --random-skip 0.5"
+    status, out, err = longrnn(f"train adding {models} {TINY} --output both")
+    assert (status, err) == (0, "")
+    settings = [json.loads(Path(f"both/{m}/config.json").read_text()) for m in ("skip-lstm", "gru")]
+    assert [s["cost_per_sample"] for s in settings] == [0.1, 0]
+    assert [s["random_skip"] for s in settings] == [0, 0.5]
+    for heading in ("updates", "MAC", "ms/seq", "seconds"):
+        assert heading in out
 
 
 def test_minutes_end_each_model_at_the_same_time(longrnn):

@@ -61,6 +61,9 @@ CASES = {
     "cosine": {"task": "memory", "schedule": "cosine", "length": 5},
     "shuffled": {"task": "digits", "batch_size": 10},
     "bf16": {"task": "adding", "precision": "bf16"},
+    "random skips": {"task": "adding", "random_skip": 0.3},
+    "costly updates": {"task": "adding", "model": "skip-lstm", "cost_per_sample": 0.01},
+    "drawn": {"task": "frequency", "sampling_period": 5.0},
     "ours": {"task": "text", "length": 9, "batch_size": 8, "model": "gilr-lstm"},
 }
 
@@ -68,7 +71,7 @@ CASES = {
 @pytest.fixture
 def case(request, tmp_path, monkeypatch):
     given = dict(CASES[request.param])
-    task_options = {"length": given.pop("length", None)}
+    task_options = {name: given.pop(name, None) for name in ("length", "sampling_period")}
     if given["task"] == "text":
         (tmp_path / "text").write_bytes(bytes(range(256)) * 8)
         task_options["data"] = str(tmp_path / "text")
@@ -142,6 +145,8 @@ def test_other_settings_are_refused(tiny):
     tiny(steps=5)
     with pytest.raises(ValueError, match="hidden_size must be 8, as when the run"):
         tiny(steps=5, hidden_size=16, resume=True)
+    with pytest.raises(ValueError, match=r"random_skip must be 0\.0, as when the run"):
+        tiny(steps=5, random_skip=0.5, resume=True)
 
 
 def test_a_run_is_not_overwritten(tiny):

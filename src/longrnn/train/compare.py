@@ -13,7 +13,7 @@ from longrnn.train.folder import unused
 from longrnn.train.metrics import read_metrics
 from longrnn.train.plot import plot_comparison
 from longrnn.train.run import train
-from longrnn.train.settings import Settings, create_settings
+from longrnn.train.settings import CHARGES, SKIPPING, Settings, create_settings
 
 
 def train_models(
@@ -29,6 +29,7 @@ def train_models(
     One model has `output` as its run folder. Of several, each has the folder of its name under
     `output`, and `comparison.json` and `comparison.png` are left beside them; the speed-up of a
     model is its steps per second over those of `lstm`, or of the last if `lstm` is not there.
+    What updates cost is for those of several models that choose their updates.
 
     Args:
         task: The task's name.
@@ -45,7 +46,7 @@ def train_models(
         ValueError: If a setting is not legal, and as `train`.
         OSError: As `train`.
     """
-    runs = [create_settings(task, model, **given) for model in models]
+    runs = [create_settings(task, model, **_meant_for(model, models, given)) for model in models]
     if output is None:
         if resume:
             raise ValueError("output must name the run to resume, got none")
@@ -53,6 +54,14 @@ def train_models(
     if len(runs) == 1:
         return [train(runs[0], output, resume, console) | {"folder": str(output)}]
     return compare(runs, output, resume, console)
+
+
+def _meant_for(model: str, models: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those that only other models of this comparison can have."""
+    others = {"random_skip"} if model in SKIPPING else set(CHARGES)
+    if not any((other in SKIPPING) != (model in SKIPPING) for other in models):
+        others = set()
+    return {name: value for name, value in given.items() if name not in others}
 
 
 def _new_folder(runs: Sequence[Settings]) -> Path:

@@ -12,8 +12,11 @@ from longrnn.train import files
 class Metrics:
     """A log of one flat dict a line.
 
-    Training lines have `step, epoch, loss, score, steps_per_second, seconds`; evaluation lines
-    have `step, epoch, test_loss, test_score, seconds`. Seconds are those spent in training.
+    Training lines have `step, epoch, loss, score, updates, steps_per_second, seconds`; evaluation
+    lines have `step, epoch, test_loss, test_score, test_updates, test_seconds, seconds`. Updates
+    are those of a mean sequence. Seconds are those spent in training; `test_seconds` is the time
+    that the network takes for a sequence of the held-out data. The loss is the task's, without
+    what updates cost.
 
     Args:
         path: The JSON lines file.

@@ -11,7 +11,7 @@ from longrnn.train import files
 Lines = list[dict[str, Any]]
 
 
-def plot_curve(path: Path, lines: Lines, score_name: str) -> None:
+def plot_curve(path: Path, lines: Lines, score_name: str, note: str | None) -> None:
     """Draw loss and score of one run over its steps, training and held-out data."""
     from matplotlib.figure import Figure
 
@@ -27,7 +27,7 @@ def plot_curve(path: Path, lines: Lines, score_name: str) -> None:
         axes.set(xlabel="step", title=label)
         axes.grid(alpha=0.3)
         axes.legend()
-    _save(figure, path)
+    _save(figure, path, note)
 
 
 def plot_comparison(path: Path, runs: dict[str, Lines], rows: Lines) -> None:
@@ -52,7 +52,7 @@ def plot_comparison(path: Path, runs: dict[str, Lines], rows: Lines) -> None:
     bars.set_xticks(range(len(rows)), [row["model"] for row in rows])
     bars.set(title="training steps per second")
     bars.margins(y=0.12)
-    _save(figure, path)
+    _save(figure, path, rows[0]["note"])
 
 
 def _column(lines: Lines, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Path, note: str | None) -> None:
+    figure.supxlabel(note or "", fontsize="small")
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     files.write_atomically(path, image.getvalue())

@@ -13,12 +13,13 @@ from rich.console import Console
 
 from longrnn.tasks import create_task
 from longrnn.train import checkpoint, files, folder, snapshot
+from longrnn.train.counting import macs_per_sequence
 from longrnn.train.metrics import Metrics, read_metrics
 from longrnn.train.plot import plot_curve
 from longrnn.train.progress import Bar
 from longrnn.train.settings import Settings
 from longrnn.train.stop import StopSignal
-from longrnn.train.trainer import Trainer
+from longrnn.train.trainer import Tested, Trainer
 
 T = TypeVar("T")
 
@@ -60,7 +61,8 @@ def train(
     summary = _summary(trainer, tested)
     if accelerator.is_main_process:
         files.write_atomically(output / "summary.json", files.to_json(summary))
-        plot_curve(output / "curve.png", read_metrics(metrics.path), task.score_name)
+        lines = read_metrics(metrics.path)
+        plot_curve(output / "curve.png", lines, task.score_name, task.note)
     accelerator.end_training()
     return summary
 
@@ -111,22 +113,21 @@ def _resume(trainer: Trainer, checkpoints: Path, console: Console) -> None:
 
 def _fill(
     trainer: Trainer, checkpoints: Path, stop: StopSignal, metrics: Metrics, bar: Bar
-) -> tuple[float, float] | None:
-    """Train to the end; return the held-out loss and score, None if stopped before."""
+) -> Tested | None:
+    """Train to the end; return what the held-out data say, None if stopped before."""
 
     def save(trainer: Trainer) -> None:
         snapshot.save(trainer, checkpoints)
 
-    def test() -> tuple[float, float]:
-        loss, score = trainer.evaluate()
+    def test() -> Tested:
+        tested = trainer.evaluate()
         metrics.write(
             step=trainer.step,
             epoch=trainer.epoch,
-            test_loss=loss,
-            test_score=score,
+            **{f"test_{name}": value for name, value in tested._asdict().items()},
             seconds=trainer.seconds,
         )
-        return loss, score
+        return tested
 
     tested = None if not trainer.done else test()
     while not trainer.done:
@@ -139,15 +140,20 @@ def _fill(
     return None if trainer.interrupted else tested
 
 
-def _summary(trainer: Trainer, tested: tuple[float, float] | None) -> dict[str, Any]:
-    loss, score = tested or (None, None)
+def _summary(trainer: Trainer, tested: Tested | None) -> dict[str, Any]:
+    loss, score, updates, seconds = tested or (None, None, None, None)
+    macs = None if updates is None else macs_per_sequence(trainer.network.recurrent, updates)
     return {
         "task": trainer.settings.task,
         "model": trainer.settings.model,
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "test_score": score,
         "score_name": trainer.task.score_name,
+        "note": trainer.task.note,
         "test_loss": loss,
+        "test_updates": updates,
+        "test_macs": macs,
+        "test_seconds": seconds,
         "steps": trainer.step,
         "epochs": trainer.epoch,
         "seconds": trainer.seconds,

@@ -21,9 +21,13 @@ def progress(settings: Settings, steps: float, epochs: float, seconds: float) ->
 def learning_rate_factor(schedule: str, done: float) -> float:
     """Linear warm-up over the first twentieth of the run, then constant or a cosine to zero.
 
+    With "none" it is 1 throughout.
+
     >>> [round(learning_rate_factor("cosine", d), 3) for d in (0, 0.05, 0.525, 1)]
     [0.05, 1.0, 0.5, 0.0]
     """
+    if schedule == "none":
+        return 1.0
     if done < WARM_UP:
         return 0.05 + 0.95 * done / WARM_UP
     if schedule == "constant":

@@ -17,7 +17,8 @@ class Settings:
     """Everything that decides a run; `config.json` holds it.
 
     A run ends at the first of `steps`, `epochs` and `minutes` that is set; `minutes` counts
-    training alone, not evaluation or checkpoints.
+    training alone, not evaluation or checkpoints. It also ends when its task is solved, but not
+    if updates cost something: then there is more to be learned.
     """
 
     task: str
@@ -29,6 +30,9 @@ class Settings:
     dropout: float = 0.0
     forget_bias: float | None = None
     pooling: str = "last"
+    cost_per_sample: float = 0.0
+    update_target: float | None = None
+    random_skip: float = 0.0
     batch_size: int = 32
     steps: int | None = None
     epochs: int | None = None
@@ -50,11 +54,25 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{"num_layers": 2, "pooling": "mean", "forget_bias": 4.0},
     },
     "adding": {"steps": 5000, "lr": 3e-3},
+    "frequency": {"steps": 5000, "batch_size": 64},
     "memory": {"steps": 20000, "batch_size": 8},
     "text": {"epochs": 10, "lr": 3e-3, "schedule": "cosine", "hidden_size": 256},
+    "async-frequency": {"epochs": 70, "hidden_size": 110},
+    "two-waves": {"epochs": 300, "hidden_size": 110},
+    "nmnist": {
+        **{"epochs": 10, "batch_size": 16, "lr": 8e-3, "schedule": "cosine"},
+        **{"hidden_size": 110, "pooling": "mean", "forget_bias": 4.0},
+    },
+    "events-forecast": {
+        **{"epochs": 5, "batch_size": 16, "lr": 3e-3, "schedule": "cosine"},
+        **{"hidden_size": 234, "num_layers": 2},
+    },
 }
 FORGET_GATES = ("gilr-lstm", "sru", "qrnn", "lstm")
 """Models that can begin with a long memory, by `forget_bias`."""
+SKIPPING = ("skip-lstm", "skip-gru")
+"""Models that choose which steps they update at, and can be charged for them."""
+CHARGES = ("cost_per_sample", "update_target")
 RESUMABLE = ("steps", "epochs", "minutes", "device", "save_every")
 """Settings that may differ when a run is resumed."""
 
@@ -77,7 +95,7 @@ def create_settings(task: str, model: str, **given: Any) -> Settings:
     values["task_options"] = {
         name: value
         for name, value in values.get("task_options", {}).items()
-        if value not in (None, False)
+        if not (value is None or value is False)  # 0 is a value
     }
     settings = Settings(task, model, **values)
     _check(settings)
@@ -110,6 +128,7 @@ def _check(s: Settings) -> None:
         value = getattr(s, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} must be a positive number, got {value}")
+    _check_skipping(s)
     if not 0 <= s.dropout <= 1:
         raise ValueError(f"dropout must lie in [0, 1], got {s.dropout}")
     if s.dropout and s.num_layers == 1:
@@ -120,7 +139,7 @@ def _check(s: Settings) -> None:
     if s.seed < 0:
         raise ValueError(f"seed must be at least 0, got {s.seed}")
     _checks.check_choice("pooling", s.pooling, ["last", "mean"])
-    _checks.check_choice("schedule", s.schedule, ["constant", "cosine"])
+    _checks.check_choice("schedule", s.schedule, ["constant", "cosine", "none"])
     _checks.check_choice("precision", s.precision, ["no", "bf16", "fp16"])
     _checks.check_choice("device", s.device, ["auto", "cpu", "cuda"])
     on_gpu = s.device != "cpu" and torch.cuda.is_available()
@@ -128,3 +147,20 @@ def _check(s: Settings) -> None:
         raise ValueError("device must be cpu or auto where torch sees no GPU, got 'cuda'")
     if s.precision == "fp16" and not on_gpu:
         raise ValueError("precision must be no or bf16 on a CPU, got 'fp16'")
+
+
+def _check_skipping(s: Settings) -> None:
+    for name in CHARGES:
+        value = getattr(s, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a number of at least 0, got {value}")
+        if value and s.model not in SKIPPING:
+            raise ValueError(f"{name} must be for one of {', '.join(SKIPPING)}; got {s.model}")
+    if s.update_target is not None and not s.cost_per_sample:
+        raise ValueError(
+            f"update_target must come with a cost_per_sample to weigh it, got {s.update_target}"
+        )
+    if not 0 <= s.random_skip < 1:
+        raise ValueError(f"random_skip must lie in [0, 1), got {s.random_skip}")
+    if s.random_skip and s.model in SKIPPING:
+        raise ValueError(f"random_skip must be 0 for {s.model}, which chooses, got {s.random_skip}")

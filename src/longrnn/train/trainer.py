@@ -3,19 +3,22 @@
 import collections
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
+from longrnn.ops import budget_loss
 from longrnn.tasks import Sequences, Task
 from longrnn.train import schedule
+from longrnn.train.counting import macs_per_sequence, updates_per_sequence
 from longrnn.train.metrics import Metrics
-from longrnn.train.network import Network
+from longrnn.train.network import Answer, Network
 from longrnn.train.progress import Bar
 from longrnn.train.settings import Settings
 from longrnn.train.stop import StopSignal
@@ -23,6 +26,15 @@ from longrnn.train.stop import StopSignal
 Save = Callable[["Trainer"], None]
 LOG_EVERY = 10
 SOLVED_IN_A_ROW = 5
+
+
+class Tested(NamedTuple):
+    """What the held-out data say: means over its sequences."""
+
+    loss: float
+    score: float
+    updates: float
+    seconds: float
 
 
 class Trainer:
@@ -43,7 +55,8 @@ class Trainer:
             settings.dropout,
             settings.pooling,
             settings.forget_bias,
-            options=settings.layer_options,
+            settings.random_skip,
+            settings.layer_options,
         )
         set_seed(settings.seed, device_specific=True)
         self.step = self.epoch = self.batch = self.solved = 0
@@ -71,7 +84,7 @@ class Trainer:
     @property
     def done(self) -> bool:
         """Whether the run has reached its end."""
-        return self.progress >= 1 or self.is_solved
+        return self.progress >= 1 or (self.is_solved and not self.settings.cost_per_sample)
 
     @property
     def is_solved(self) -> bool:
@@ -85,8 +98,8 @@ class Trainer:
         loader = self.accelerator.skip_first_batches(self.train_loader, self.batch)
         started = time.perf_counter()
         for input, target in loader:
-            loss, score = self._train_batch(input, target)
-            self._agree(loss, score, time.perf_counter() - started, stop)
+            told = self._train_batch(input, target)
+            self._agree(told, time.perf_counter() - started, stop)
             if self.accelerator.sync_gradients:
                 self._after_step(metrics, bar, save)
                 if self.done or self.interrupted:
@@ -94,12 +107,13 @@ class Trainer:
             started = time.perf_counter()
         self.epoch, self.batch, self.carried = self.epoch + 1, 0, None
 
-    def _train_batch(self, input: Tensor | Sequences, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _train_batch(self, input: Tensor | Sequences, target: Tensor) -> Tensor:
+        """Learn from a batch; return its loss, score and updates, three numbers."""
         self.network.train()
         with self.accelerator.accumulate(self.model):
             answer = self.model(input, self.carried)
-            loss = self.task.loss(answer.output, target)
-            self.accelerator.backward(loss)
+            told = self._judge(answer, input, target)
+            self.accelerator.backward(told[0] + self._budget(input, answer))
             if self.accelerator.sync_gradients:
                 self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.grad_clip)
             self.optimizer.step()
@@ -107,14 +121,33 @@ class Trainer:
             self.optimizer.zero_grad()
         if self.task.carries_state:
             self.carried = tree_map(lambda tensor: tensor.detach(), answer.state)
-        return loss.detach(), self.task.score(answer.output.detach(), target)
+        return told.detach()
 
-    def _agree(self, loss: Tensor, score: Tensor, seconds: float, stop: StopSignal) -> None:
+    def _budget(self, input: Tensor | Sequences, answer: Answer) -> Tensor | float:
+        """What the updates of a batch cost."""
+        cost, target = self.settings.cost_per_sample, self.settings.update_target
+        if not cost or answer.updates is None:
+            return 0.0
+        updates, lengths, ends = answer.updates, None, None
+        if isinstance(input, Sequences):
+            lengths, ends = input.lengths, input.cu_seqlens
+        if ends is not None:
+            lengths = ends.diff()
+            updates = pad_sequence(updates.split(lengths.tolist()), batch_first=True)
+        return budget_loss(updates, cost, lengths=lengths, target=target, batch_first=True)
+
+    def _judge(self, answer: Answer, input: Tensor | Sequences, target: Tensor) -> Tensor:
+        """Loss, score and updates a sequence."""
+        loss, score = self.task.loss(answer.output, target), self.task.score(answer.output, target)
+        updates = torch.as_tensor(updates_per_sequence(input, answer.updates)).to(loss)
+        return torch.stack([loss, score, updates])
+
+    def _agree(self, told: Tensor, seconds: float, stop: StopSignal) -> None:
         """Take note of a batch, with the same numbers in every process."""
-        own = [loss.item(), score.item(), seconds, float(stop.raised)]
+        own = [*told.tolist(), seconds, float(stop.raised)]
         everyone = torch.tensor([own], device=self.accelerator.device)
         means = self.accelerator.gather(everyone).mean(0).tolist()
-        self.loss, self.score, duration, stopped = means
+        self.loss, self.score, self.updates, duration, stopped = means
         self.interrupted = stopped > 0
         self.seconds += duration
         self.batch += 1
@@ -124,13 +157,24 @@ class Trainer:
     def _after_step(self, metrics: Metrics, bar: Bar, save: Save) -> None:
         self.step += 1
         rate = len(self._durations) / sum(self._durations) / self.settings.accumulate
-        bar.show(self.progress, self.step, self.loss, self.score, rate)
+        macs = macs_per_sequence(self.network.recurrent, self.updates)
+        bar.show(
+            self.progress,
+            self.step,
+            self.loss,
+            self.score,
+            self.updates,
+            macs,
+            self.seconds,
+            rate,
+        )
         if self.step % LOG_EVERY == 0 or self.done:
             metrics.write(
                 step=self.step,
                 epoch=self.epoch,
                 loss=self.loss,
                 score=self.score,
+                updates=self.updates,
                 steps_per_second=rate,
                 seconds=self.seconds,
             )
@@ -138,21 +182,30 @@ class Trainer:
             save(self)
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Mean loss and score on the held-out data."""
+    def evaluate(self) -> Tested:
+        """Judge the held-out data; leaves the random state of training alone."""
         self.network.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device="cpu")
+        with torch.random.fork_rng():
+            torch.manual_seed(self.settings.seed)
+            totals = self._test_totals()
+        totals = totals.float().to(self.accelerator.device)
+        samples, *sums = self.accelerator.reduce(totals).tolist()
+        return Tested(*(total / samples for total in sums))
+
+    def _test_totals(self) -> Tensor:
+        """Number of held-out sequences, and sums of what `Tested` holds means of."""
+        totals = torch.zeros(5, dtype=torch.float64, device="cpu")
         state = None
         for input, target in self.test_loader:
+            started = time.perf_counter()
             with self.accelerator.autocast():
                 answer = self.network(input, state)
             state = answer.state if self.task.carries_state else None
-            output = answer.output
-            batch = torch.stack([self.task.loss(output, target), self.task.score(output, target)])
-            totals += len(target) * torch.tensor([1.0, *batch.tolist()], dtype=torch.float64)
-        totals = totals.float().to(self.accelerator.device)
-        samples, loss, score = self.accelerator.reduce(totals).tolist()
-        return loss / samples, score / samples
+            told = self._judge(answer, input, target).tolist()  # waits for the device
+            seconds = time.perf_counter() - started
+            weighted = [len(target) * number for number in (1.0, *told)]
+            totals += torch.tensor([*weighted, seconds], dtype=torch.float64)
+        return totals
 
 
 def _loaders(task: Task, batch_size: int) -> tuple[DataLoader, DataLoader]:
