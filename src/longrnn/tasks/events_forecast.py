@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from longrnn.tasks.events import PIXELS, SYMBOLS, Recordings, milliseconds, recordings, symbols
+from longrnn.tasks.events import PIXELS, SYMBOLS, Recordings, find_recordings, milliseconds, symbols
 from longrnn.tasks.task import Drawn, Task, check_length
 from longrnn.tasks.timed import NO_TARGET, pad_timed
 
@@ -52,7 +52,7 @@ class EventsForecast(Task):
     ):
         check_length(length, BURN_IN + 1)
         self.length = length
-        train, test, self.note = recordings(data, AHEAD + BURN_IN + 1)
+        train, test, self.note = find_recordings(data, AHEAD + BURN_IN + 1)
         self.train_set, self.test_set = (
             Drawn(
                 functools.partial(self._draw, found),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from longrnn.tasks.events import SYMBOLS, Recordings, milliseconds, recordings, symbols
+from longrnn.tasks.events import SYMBOLS, Recordings, find_recordings, milliseconds, symbols
 from longrnn.tasks.task import Task, check_length
 from longrnn.tasks.timed import pad_timed
 
@@ -46,7 +46,7 @@ class NMNIST(Task):
     ):
         if length is not None:
             check_length(length, 1)
-        train, test, self.note = recordings(data)
+        train, test, self.note = find_recordings(data)
         self.train_set, self.test_set = Labelled(train, length), Labelled(test, length)
 
 

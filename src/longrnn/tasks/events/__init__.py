@@ -10,7 +10,7 @@
 from longrnn.tasks.events.address import PIXELS, SYMBOLS, milliseconds, symbols
 from longrnn.tasks.events.event import Events
 from longrnn.tasks.events.files import read_binary, read_events, read_text
-from longrnn.tasks.events.recordings import Recordings, recordings
+from longrnn.tasks.events.recordings import Recordings, find_recordings
 from longrnn.tasks.events.saccades import SIDE, make_events
 
 __all__ = [
@@ -19,11 +19,11 @@ __all__ = [
     "SYMBOLS",
     "Events",
     "Recordings",
+    "find_recordings",
     "make_events",
     "milliseconds",
     "read_binary",
     "read_events",
     "read_text",
-    "recordings",
     "symbols",
 ]

@@ -67,7 +67,7 @@ class MadeRecordings:
         return decode(self._kept[index])
 
 
-def recordings(data: str | None, least: int = 1) -> tuple[Recordings, Recordings, str | None]:
+def find_recordings(data: str | None, least: int = 1) -> tuple[Recordings, Recordings, str | None]:
     """Recordings to learn from, those held out, and what must be said beside any score on them.
 
     Args:
