@@ -223,11 +223,7 @@ class ForwardTeam {
       const int64_t row = call_.row(s, t);
       call_.updates[row] = 0;
       fill_zero(call_.output + row * n, n);
-      if (!call_.keep) continue;
-      for (int64_t k = 0; k < call_.depth; k++) {
-        fill_zero(call_.hidden + call_.at(k, row), n);
-        if (k > 0) fill_zero(call_.inputs + call_.at(k - 1, row), n);
-      }
+      if (call_.keep) call_.gate[row] = {};
     }
   }
 
@@ -242,9 +238,14 @@ template <class Base>
 struct SkipBackward : Base {
   using typename Base::Stored;
   using typename Base::T;
+  const Stored* x;
+  const int64_t* position;  // of each row that updates, among them
   const Stored *grad_output, *grad_hidden, *grad_cells;  // any of the incoming may be null
   const T *grad_updates, *grad_prob, *grad_accum;
-  Stored *grad_gates, *grad_initial_hidden, *grad_initial_cells;
+  // Of each layer, a row an update: gradients of the pre-activations (4 n), and what they are
+  // multiplied with for those of the weights, [h | r h if it resets before | x | 1].
+  Stored *const *grad_gates, *const *seen;
+  Stored *grad_initial_hidden, *grad_initial_cells;
   T *grad_initial_prob, *grad_initial_accum, *grad_weight_u, *grad_bias_u;  // one a sequence
 };
 
@@ -289,8 +290,6 @@ class BackwardTeam {
       if (call_.grad_output) add_output(i, call_.grad_output + row * call_.n);
       pass_gate(i);
       if (member.gate.update()) return true;
-      for (int64_t k = 0; k < call_.depth; k++)
-        fill_zero(call_.grad_gates + 4 * call_.at(k, row), 4 * call_.n);
     }
     finish(i);
     return false;
@@ -377,6 +376,7 @@ class BackwardTeam {
     const Member& member = members_[i];
     const int64_t n = call_.n, row = row_of(i), at = call_.at(k, row);
     const bool top = k + 1 == call_.depth;
+    Stored* out = call_.grad_gates[k] + call_.position[row] * 4 * n;
     T *grad_h = hidden(k, i), *grad_c = cells(k, i), *d_row = gates(i);
     const T* above = top ? nullptr : hidden(k + 1, i) + block_;
     for (int64_t j = 0; j < n; j += kLanes<T>) {
@@ -396,24 +396,37 @@ class BackwardTeam {
       Cell::backward(g, h, c, gh, gc, d, dh, dc);
       for (int b = 0; b < 4; b++) {
         store(d_row + b * block_ + j, d[b]);
-        store_some<T>(call_.grad_gates + 4 * at + b * n + j, d[b], left);
+        store_some<T>(out + b * n + j, d[b], left);
       }
       store(grad_h + j, dh);
       store(grad_c + j, dc);
     }
     if (k > 0) fill_zero(grad_h + block_, padded<T>(n));
+    put_seen(k, row);
+  }
+
+  void put_seen(int64_t k, int64_t row) const {
+    const int64_t n = call_.n, width = call_.width(k), states = Cell::kResetsBefore ? 2 * n : n;
+    const Stored* input = k ? call_.inputs + call_.at(k - 1, row) : call_.x + row * call_.m;
+    Stored* to = call_.seen[k] + call_.position[row] * (states + width + 1);
+    __builtin_memcpy(to, call_.hidden + call_.at(k, row), n * sizeof(Stored));
+    __builtin_memcpy(to + states, input, width * sizeof(Stored));
+    to[states + width] = Stored(1.0f);
   }
 
   // What of a cell that resets before depends on the gradient of r h.
   void differentiate_reset(int64_t k, int64_t i) {
-    const int64_t n = call_.n, at = call_.at(k, row_of(i));
+    const int64_t n = call_.n, row = row_of(i), at = call_.at(k, row);
+    Stored* out = call_.grad_gates[k] + call_.position[row] * 4 * n + n;
+    Stored* reset_h = call_.seen[k] + call_.position[row] * (2 * n + call_.width(k) + 1) + n;
     T *grad_h = hidden(k, i), *d_row = gates(i) + block_;
     for (int64_t j = 0; j < n; j += kLanes<T>) {
       V g[4], h, c;
       load_kept(at, j, g, h, c);
       const V grad = load(&reset_[i * block_] + j), d = grad * h * g[1] * (1 - g[1]);
       store(d_row + j, d);
-      store_some<T>(call_.grad_gates + 4 * at + n + j, d, n - j);
+      store_some<T>(out + j, d, n - j);
+      store_some<T>(reset_h + j, g[1] * h, n - j);
       store(grad_h + j, load(grad_h + j) + grad * g[1]);
     }
   }
@@ -430,10 +443,6 @@ class BackwardTeam {
     call_.grad_bias_u[s] = member.bias_u;
     call_.grad_initial_prob[s] = member.prob;
     call_.grad_initial_accum[s] = member.accum;
-    if (call_.shape.cu_seqlens) return;
-    for (int64_t t = call_.shape.steps(s); t < call_.shape.T; t++)
-      for (int64_t k = 0; k < call_.depth; k++)
-        fill_zero(call_.grad_gates + 4 * call_.at(k, call_.row(s, t)), 4 * n);
   }
 
   const Call& call_;
@@ -509,11 +518,11 @@ EXPORT void longrnn_skip_recurrence_backward(
     int dtype, int cell, int64_t batch, int64_t T, int64_t n, const int64_t* cu_seqlens,
     int64_t sequences, const int64_t* lengths, int batch_first, int reverse, int threads,
     int64_t depth, int64_t m, const void* const* weights, const void* weight_u,
-    const void* masks, void* gates, void* hidden, void* cells, void* gate,
-    const void* grad_output, const void* grad_updates, const void* grad_hidden,
-    const void* grad_cells, const void* grad_prob, const void* grad_accum, void* grad_gates,
-    void* grad_initial_hidden, void* grad_initial_cells, void* grad_initial_prob,
-    void* grad_initial_accum, void* grad_weight_u, void* grad_bias_u) {
+    const void* masks, const void* x, void* gates, void* hidden, void* cells, void* inputs,
+    void* gate, const void* position, const void* grad_output, const void* grad_updates, const void* grad_hidden,
+    const void* grad_cells, const void* grad_prob, const void* grad_accum, void* const* grad_gates,
+    void* const* seen, void* grad_initial_hidden, void* grad_initial_cells,
+    void* grad_initial_prob, void* grad_initial_accum, void* grad_weight_u, void* grad_bias_u) {
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
   with_floating(dtype, [&](auto stored) {
     using Stored = decltype(stored);
@@ -525,11 +534,12 @@ EXPORT void longrnn_skip_recurrence_backward(
     with_hidden_cell(cell, [&](auto definition) {
       using Call = SkipBackward<SkipCall<decltype(definition), Stored>>;
       Call call{{shape, Rows(shape, batch_first), batch * T, n, m, depth, in(masks), nullptr,
-                 nullptr, own(gates), own(hidden), own(cells), nullptr,
+                 nullptr, own(gates), own(hidden), own(cells), own(inputs),
                  static_cast<Gate4<C>*>(gate), nullptr, 0, {}},
-                in(grad_output), in(grad_hidden), in(grad_cells), wide_in(grad_updates),
-                wide_in(grad_prob), wide_in(grad_accum), own(grad_gates),
-                own(grad_initial_hidden), own(grad_initial_cells), wide(grad_initial_prob),
+                in(x), static_cast<const int64_t*>(position), in(grad_output), in(grad_hidden), in(grad_cells), wide_in(grad_updates),
+                wide_in(grad_prob), wide_in(grad_accum),
+                reinterpret_cast<Stored* const*>(grad_gates),
+                reinterpret_cast<Stored* const*>(seen), own(grad_initial_hidden), own(grad_initial_cells), wide(grad_initial_prob),
                 wide(grad_initial_accum), wide(grad_weight_u), wide(grad_bias_u)};
       call.pack(weights, weight_u, false);
       run_in_teams<BackwardTeam<Call>>(call, shape.count(), threads_of(call, batch * T, threads),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,9 @@ class SkipStack(TorchStack):
     """Layers that all update, or all keep their states, as the gate of the stack says."""
 
     scalars = ("update_prob", "accum_prob")
-    options: tuple[str, ...] = ("update_bias", "learn_initial_state")
+    options: ClassVar[tuple[str, ...]] = ("update_bias", "learn_initial_state")
+    weight_u: Tensor
+    bias_u: Tensor
 
     def __init__(
         self,

@@ -71,34 +71,32 @@ def merge_biases(cell: str, bias_ih: Tensor | None, bias_hh: Tensor | None, like
 
 
 def weight_gradients(
-    cell: str, d: Tensor, x: Tensor, h: Tensor, activations: Tensor
+    cell: str, d: Tensor, seen: Tensor, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of weight_ih, weight_hh and the merged bias.
 
     Args:
         cell: A name in `CANDIDATES`.
-        d: Gradients of the pre-activations, (..., 4 n), in the order of the bias.
-        x: What the layer took at each step.
-        h: Its state before each step.
-        activations: The gates, laid out as `d`.
+        d: Gradients of the pre-activations, (steps, 4 n), in the order of the bias.
+        seen: What they are products of, (steps, ...): [h | r h of "gru-reset-before" | x | 1].
+        width: Features of x.
     """
-    n = h.shape[-1]
-    d, x, h = d.flatten(0, -2), x.flatten(0, -2), h.flatten(0, -2)
-    bias = d.sum(0)
+    n = d.shape[-1] // 4
+    h, x = seen[:, :n], seen[:, -1 - width :]
     if cell == "lstm":
-        return d.T @ x, d.T @ h, bias
-    by_input = d[:, : 3 * n].T @ x
-    weight_ih = torch.cat([by_input[n:], by_input[:n]])
+        both = d.T @ seen
+        return both[:, n:-1], both[:, :n], both[:, -1]
+    by_input = d.T @ x
+    weight_ih, bias = torch.cat([by_input[n : 3 * n, :-1], by_input[:n, :-1]]), by_input[:, -1]
     if cell == "gru":
         return weight_ih, d[:, n:].T @ h, bias
-    r = activations.flatten(0, -2)[:, n : 2 * n]
-    by_reset = d[:, 3 * n :].T @ (r * h)
+    by_reset = d[:, 3 * n :].T @ seen[:, n : 2 * n]
     return weight_ih, torch.cat([d[:, n : 3 * n].T @ h, by_reset]), bias
 
 
 def input_gradient(cell: str, d: Tensor, weight_ih: Tensor) -> Tensor:
-    """The gradient of what a layer took, from those of its pre-activations."""
+    """The gradient of x, from those of the pre-activations."""
     if cell == "lstm":
         return d @ weight_ih
     n = d.shape[-1] // 4
-    return d[..., : 3 * n] @ torch.cat([weight_ih[2 * n :], weight_ih[: 2 * n]])
+    return d[:, : 3 * n] @ torch.cat([weight_ih[2 * n :], weight_ih[: 2 * n]])

@@ -2,24 +2,14 @@
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
-from longrnn.ops.candidates import CANDIDATES
+from longrnn.ops.candidates import CANDIDATES, input_gradient, weight_gradients
 from longrnn.ops.linear_recurrence.cpu import DTYPES
-
-
-class Kept(NamedTuple):
-    """What the gradient needs of the way forward; empty tensors where none is asked for."""
-
-    gates: Tensor  # activations, (L, *rows, 4 n)
-    hidden: Tensor  # h before each step, (L, *rows, n)
-    cells: Tensor  # c before each step
-    inputs: Tensor  # what each layer but the first took, (L - 1, *rows, n)
-    gate: Tensor  # p, kappa, u before rounding, and p if it updates, (*rows, 4)
 
 
 def allocate(
@@ -29,7 +19,11 @@ def allocate(
     keep: bool,
     empty: Callable[..., Tensor] | None = None,
 ) -> tuple[Tensor, ...]:
-    """Room for the op's results: six that users see, five that are kept."""
+    """Room for the op's results: six that users see, five that the gradient needs.
+
+    Those are the activations (L, *rows, 4 n), h and c before each step, what each layer but the
+    first took, and the gate (*rows, 4): p, kappa, u before rounding, and p if the step updates.
+    """
     empty = empty or (lambda shape, like: like.new_empty(shape))
     depth, rows, n = hidden.shape
     wide = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -90,61 +84,64 @@ def forward(
     return results
 
 
-def allocate_gradients(
-    x: Tensor,
-    kept: Sequence[Tensor],
-    cu_seqlens: Tensor | None,
-    dim: int,
-    cell: str,
-    empty: Any = None,
-) -> tuple[Tensor, ...]:
-    """Room for the gradients of pre-activations, of the initial state, and of the gate."""
-    empty = empty or (lambda shape, like: like.new_empty(shape))
-    gates, gate = kept[0], kept[4]
-    rows = x.shape[1 - dim] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    n = gates.shape[-1] // 4
-    state = (gates.shape[0], rows, n)
-    return (
-        empty(gates.shape, gates),
-        x.new_empty(state),
-        x.new_empty(state if cell == "lstm" else 0),
-        gate.new_empty(rows, 1),
-        gate.new_empty(rows, 1),
-        gate.new_empty(rows, n),
-        gate.new_empty(rows),
-    )
-
-
 def backward(
     grads: Sequence[Tensor | None],
     x: Tensor,
     weights: Sequence[Tensor],
     weight_u: Tensor,
+    hidden: Tensor,
     masks: Tensor | None,
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
     kept: Sequence[Tensor],
     cell: str,
     dim: int,
-) -> tuple[Tensor, ...]:
-    """Gradients of pre-activations, hidden, cells, the probabilities, and the gate by sequence."""
-    results = allocate_gradients(x, kept, cu_seqlens, dim, cell, _native.empty)
-    weights = [w.contiguous() for w in weights]
-    grads = [None if g is None else g.contiguous() for g in grads]
-    optional = [None if t is None else t.contiguous() for t in (masks, lengths, cu_seqlens)]
-    masks, lengths, cu_seqlens = optional
-    gates, hidden, cells, _, gate = kept
-    weight_u = weight_u.contiguous()
-    inputs = (weight_u, masks, gates, hidden, cells, gate, *grads)
-    _native.function("skip_recurrence_backward", "iinnnpnpiii" + "nnp" + "p" * 19)(
-        *_common(x, hidden.shape[-1], cell, lengths, cu_seqlens, dim),
-        hidden.shape[0],
+    needs_x: bool,
+) -> list[Tensor]:
+    """Gradients of x (empty if not needed), weights, weight_u, bias_u and the initial state."""
+    gates, before, cells, inputs, gate = kept
+    depth, n, rows = gates.shape[0], hidden.shape[-1], hidden.shape[1]
+    updates = (gate[..., 2] > 0.5).flatten()
+    position = updates.cumsum(0) - 1
+    count = int(position[-1]) + 1 if len(position) else 0
+    widths = [n if k else x.shape[-1] for k in range(depth)]
+    states = 2 * n if cell == "gru-reset-before" else n
+    d = [_native.empty((count, 4 * n), x) for _ in widths]
+    seen = [_native.empty((count, states + width + 1), x) for width in widths]
+    initial = [
+        torch.empty_like(hidden, memory_format=torch.contiguous_format),
+        *([torch.empty_like(hidden, memory_format=torch.contiguous_format)] * (cell == "lstm")),
+        gate.new_empty(rows, 1),
+        gate.new_empty(rows, 1),
+    ]
+    by_weight_u, by_bias_u = gate.new_empty(rows, n), gate.new_empty(rows)
+    held = [None if t is None else t.contiguous() for t in (masks, lengths, cu_seqlens, *grads)]
+    masks, lengths, cu_seqlens, *incoming = held
+    x, weight_u, weights = x.contiguous(), weight_u.contiguous(), [w.contiguous() for w in weights]
+    pointers = (weight_u, masks, x, gates, before, cells, inputs, gate, position, *incoming)
+    outgoing = (*initial[:1], *(initial[1:] if cell == "lstm" else [None, *initial[1:]]))
+    _native.function("skip_recurrence_backward", "iinnnpnpiii" + "nnp" + "p" * 23)(
+        *_common(x, n, cell, lengths, cu_seqlens, dim),
+        depth,
         x.shape[-1],
         _pointers(weights),
-        *map(_pointer, inputs),
-        *map(_pointer, results),
+        *map(_pointer, pointers),
+        _pointers(d),
+        _pointers(seen),
+        *map(_pointer, (*outgoing, by_weight_u, by_bias_u)),
     )
-    return results
+    of_weights = [
+        gradient.contiguous()
+        for k in range(depth)
+        for gradient in weight_gradients(cell, d[k], seen[k], widths[k])
+    ]
+    by_x = x.new_empty(0)
+    if needs_x:
+        by_x = x.new_zeros(updates.shape[0], x.shape[-1])
+        by_x[updates] = input_gradient(cell, d[0], weights[0])
+        by_x = by_x.view(x.shape)
+    by_gate = [by_weight_u.sum(0, keepdim=True), by_bias_u.sum().reshape(1)]
+    return [by_x, *of_weights, *by_gate, *initial]
 
 
 def _common(

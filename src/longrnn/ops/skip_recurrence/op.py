@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
-from longrnn.ops.candidates import CANDIDATES, input_gradient, weight_gradients
+from longrnn.ops.candidates import CANDIDATES
 from longrnn.ops.linear_recurrence.transforms import transforms_active
 from longrnn.ops.skip_recurrence import cpu
-from longrnn.ops.skip_recurrence.cpu import Kept, allocate
+from longrnn.ops.skip_recurrence.cpu import allocate
 from longrnn.ops.skip_recurrence.plain import Results, skip_recurrence_plain
 
 
@@ -107,7 +107,7 @@ def skip_recurrence(
     *results, _, _, _, _, _ = torch.ops.longrnn.skip_recurrence(*tensors, cell, dim, keep)
     if cells is None:
         results[3] = None
-    return tuple(results)  # type: ignore[return-value]
+    return tuple(results)
 
 
 torch.library.define(
@@ -119,9 +119,9 @@ torch.library.define(
 )
 torch.library.define(
     "longrnn::skip_recurrence_backward",
-    "(Tensor?[] grads, Tensor x, Tensor[] weights, Tensor weight_u, Tensor? masks, "
-    "Tensor? lengths, Tensor? cu_seqlens, Tensor[] kept, str cell, int dim) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor?[] grads, Tensor x, Tensor[] weights, Tensor weight_u, Tensor hidden, "
+    "Tensor? masks, Tensor? lengths, Tensor? cu_seqlens, Tensor[] kept, str cell, int dim, "
+    "bool needs_x) -> Tensor[]",
 )
 
 
@@ -192,7 +192,7 @@ def _forward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 @torch.library.impl("longrnn::skip_recurrence_backward", "CPU")
-def _backward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+def _backward_cpu(*arguments: Any) -> list[Tensor]:
     return cpu.backward(*arguments)
 
 
@@ -215,14 +215,20 @@ def _backward_fake(
     x: Tensor,
     weights: list[Tensor],
     weight_u: Tensor,
+    hidden: Tensor,
     masks: Tensor | None,
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
     kept: list[Tensor],
     cell: str,
     dim: int,
-) -> tuple[Tensor, ...]:
-    return cpu.allocate_gradients(x, kept, cu_seqlens, dim, cell)
+    needs_x: bool,
+) -> list[Tensor]:
+    by_x = x.new_empty(x.shape if needs_x else 0)
+    states = [hidden.new_empty(hidden.shape) for _ in range(2 if cell == "lstm" else 1)]
+    scalars = [weight_u.new_empty(hidden.shape[1], 1) for _ in range(2)]
+    like = (*weights, weight_u, weight_u[0, :1])
+    return [by_x, *(t.new_empty(t.shape) for t in like), *states, *scalars]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -239,15 +245,18 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     weight_u, bias_u, hidden, cells, p, kappa, masks, lengths, cu_seqlens = saved[
         1 + ctx.layers : 10 + ctx.layers
     ]
-    kept = Kept(*saved[10 + ctx.layers :])
     inputs = [x, *weights, weight_u, bias_u, hidden, *([] if cells is None else [cells]), p, kappa]
+    ragged = (masks, lengths, cu_seqlens)
     native = x.device.type != "cpu" or _native.available()
     if torch.is_grad_enabled() or not native:
-        firsts = _differentiate_plain(ctx, inputs, cells, masks, lengths, cu_seqlens, grads[:6])
+        firsts = _differentiate_plain(ctx, inputs, cells, ragged, grads[:6])
     else:
-        firsts = _differentiate_native(
-            ctx, x, weights, weight_u, cells, masks, lengths, cu_seqlens, kept, grads[:6]
+        kept, needs_x = list(saved[10 + ctx.layers :]), ctx.needs_input_grad[0]
+        firsts = torch.ops.longrnn.skip_recurrence_backward(
+            list(grads[:6]), x, weights, weight_u, hidden, *ragged, kept, ctx.cell, ctx.dim, needs_x
         )
+        if not needs_x:
+            firsts[0] = None
     of_weights, rest = firsts[1 : 1 + ctx.layers], firsts[1 + ctx.layers :]
     if cells is None:
         rest.insert(3, None)
@@ -258,9 +267,7 @@ def _differentiate_plain(
     ctx: Any,
     inputs: list[Tensor],
     cells: Tensor | None,
-    masks: Tensor | None,
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
+    ragged: tuple[Tensor | None, ...],
     grads: Sequence[Tensor | None],
 ) -> list[Any]:
     """Gradients by `inputs` through the plain form, which can be differentiated again."""
@@ -268,13 +275,12 @@ def _differentiate_plain(
     with torch.enable_grad():
         # Fresh aliases, so that a gradient can be asked for each of them whatever their history.
         inputs = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in inputs]
-        x, *rest = inputs
-        weights, rest = rest[: ctx.layers], rest[ctx.layers :]
+        weights = inputs[1 : 1 + ctx.layers]
+        rest: list[Any] = inputs[1 + ctx.layers :]
         if cells is None:
-            rest.insert(3, None)  # type: ignore[arg-type]
-        results = skip_recurrence_plain(
-            x, weights, *rest, masks, lengths, cu_seqlens, ctx.cell, ctx.dim
-        )
+            rest.insert(3, None)
+        arguments = (*rest, *ragged, ctx.cell, ctx.dim)
+        results = skip_recurrence_plain(inputs[0], weights, *arguments)
         pairs = [
             (y, g) for y, g in zip(results, grads, strict=True) if g is not None and y is not None
         ]
@@ -288,35 +294,6 @@ def _differentiate_plain(
                 materialize_grads=True,
             )
         )
-
-
-def _differentiate_native(
-    ctx: Any,
-    x: Tensor,
-    weights: list[Tensor],
-    weight_u: Tensor,
-    cells: Tensor | None,
-    masks: Tensor | None,
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
-    kept: Kept,
-    grads: Sequence[Tensor | None],
-) -> list[Any]:
-    """The kernel's gradients of pre-activations, and from them those of weights and inputs."""
-    d, by_hidden, by_cells, by_p, by_kappa, by_weight_u, by_bias_u = (
-        torch.ops.longrnn.skip_recurrence_backward(
-            list(grads), x, weights, weight_u, masks, lengths, cu_seqlens, list(kept), ctx.cell,
-            ctx.dim,
-        )
-    )  # fmt: skip
-    of_weights: list[Tensor] = []
-    for k in range(ctx.layers // 3):
-        seen = x if k == 0 else kept.inputs[k - 1]
-        of_weights += weight_gradients(ctx.cell, d[k], seen, kept.hidden[k], kept.gates[k])
-    by_x = input_gradient(ctx.cell, d[0], weights[0]) if ctx.needs_input_grad[0] else None
-    by_gate = [by_weight_u.sum(0, keepdim=True), by_bias_u.sum().reshape(1)]
-    state = [by_hidden, *([] if cells is None else [by_cells]), by_p, by_kappa]
-    return [by_x, *of_weights, *by_gate, *state]
 
 
 torch.library.register_autograd("longrnn::skip_recurrence", _differentiate, setup_context=_save)

@@ -1,6 +1,7 @@
 """`skip_recurrence` step by step in plain PyTorch: its definition, and every derivative."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,8 +29,15 @@ def skip_recurrence_plain(
 ) -> Results:
     """Evaluate every step and blend; see `op.py` for the arguments."""
     if x.dtype in (torch.float16, torch.bfloat16):
-        x, hidden, weights = x.float(), hidden.float(), [w.float() for w in weights]
-        masks, cells = (None if t is None else t.float() for t in (masks, cells))
+        widened = [None if t is None else t.float() for t in (x, hidden, cells, masks)]
+        x_wide, hidden, cells, masks = cast(Any, widened)
+        weights = [w.float() for w in weights]
+        output, updates, *last = skip_recurrence_plain(
+            x_wide, weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob, masks,
+            lengths, cu_seqlens, cell, dim,
+        )  # fmt: skip
+        narrow = [None if t is None else t.to(x.dtype) for t in (output, *last[:2])]
+        return cast(Results, (narrow[0], updates, *narrow[1:], *last[2:]))
     if cu_seqlens is not None:
         lengths = cu_seqlens.diff()
         steps = torch.arange(int(lengths.max()), device=x.device)
@@ -39,7 +47,7 @@ def skip_recurrence_plain(
             x[rows], weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob,
             None if masks is None else masks[:, rows], lengths, cell, 1,
         )  # fmt: skip
-        return output[valid], updates[valid], *last
+        return cast(Results, (output[valid], updates[valid], *last))
     return _padded(
         x, weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob, masks, lengths,
         cell, dim,
