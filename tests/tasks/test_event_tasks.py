@@ -111,26 +111,26 @@ def test_what_is_wrong_with_the_data_is_named(folder, name):
 
 
 def test_a_forecast_is_of_the_event_50_later(folder):
-    task = create_task("events-forecast", 2, data=str(folder), length=60)
+    task = create_task("events-forecast", 2, data=str(folder), length=140)
     recordings = {}
     for i in range(2):
         (values, times), label = create_task("nmnist", 2, data=str(folder)).train_set[i]
         recordings[int(label)] = (values, times)
     starts = {3: set(), 8: set()}
-    for index in range(len(task.train_set)):
-        (values, times), target = task.train_set[index]
-        assert len(values) == len(times) == len(target)
-        digit = 3 if len(values) == 40 else 8  # 90 events, of which 50 are only forecast
-        seen, stamps = recordings[digit]
-        start = next(i for i in range(len(seen)) if torch.equal(stamps[i : i + len(times)], times))
-        starts[digit].add(start)
-        assert torch.equal(seen[start : start + len(values)], values)
-        assert target[:30].tolist() == [NO_TARGET] * 30
-        assert torch.equal(target[30:], seen[start + 80 : start + 50 + len(values)])
-    assert starts[3] == {0}
-    assert min(starts[8]) < 10
-    assert max(starts[8]) > 80
-    assert max(starts[8]) <= 200 - 60 - 50
+    for epoch in range(5):
+        task.train_set.set_epoch(epoch)
+        for index in range(len(task.train_set)):
+            (values, times), target = task.train_set[index]
+            digit = {40: 3, 140: 8}[len(values)]  # 90 events, of which 50 are only forecast
+            seen, stamps = recordings[digit]
+            start = next(
+                i for i in range(len(seen)) if torch.equal(stamps[i : i + len(times)], times)
+            )
+            starts[digit].add(start)
+            assert torch.equal(seen[start : start + len(values)], values)
+            assert target[:30].tolist() == [NO_TARGET] * 30
+            assert torch.equal(target[30:], seen[start + 80 : start + 50 + len(values)])
+    assert starts == {3: {0}, 8: set(range(200 - 140 - 50 + 1))}
 
 
 def test_an_epoch_of_forecasts_is_as_many_events_as_there_are(folder):

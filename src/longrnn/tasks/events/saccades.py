@@ -38,10 +38,10 @@ def make_events(image: np.ndarray) -> Events:
         image: Brightness from 0 to 255, (28, 28).
 
     Returns:
-        Events on 34 x 34 pixels, time stamps in whole microseconds from 0 to 300,000.
+        Events on 34 x 34 pixels, time stamps in whole microseconds below 300,000.
     """
     rows, columns = _motion()
-    luminance = DARK + (1 - DARK) * (rows @ (image / 255) @ columns)  # (steps + 1, SIDE, SIDE)
+    luminance = DARK + (1 - DARK) * (rows @ (image / 255) @ columns)  # (steps, SIDE, SIDE)
     levels = np.log(luminance / luminance[0]) / THRESHOLD
     pixel, steps, crossed = _crossings(levels.reshape(len(levels), -1))
     previous = np.concatenate([[0], crossed[:-1]])
@@ -54,7 +54,7 @@ def make_events(image: np.ndarray) -> Events:
 
 
 def _crossings(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where signals (steps + 1, N) that start at 0 cross whole numbers, one signal after another.
+    """Where signals (steps, N) that start at 0 cross whole numbers, one signal after another.
 
     Returns:
         The signal, the time in steps and the number of each crossing.
@@ -73,12 +73,13 @@ def _crossings(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.cache
 def _motion() -> tuple[np.ndarray, np.ndarray]:
-    """Linear interpolation of the moved image: rows (steps + 1, 34, 28), columns (..., 28, 34)."""
+    """Linear interpolation of the moved image: rows (steps, 34, 28), columns (..., 28, 34)."""
     done = np.arange(STEPS) / STEPS
     share = done - np.sin(2 * np.pi * done) / (2 * np.pi)  # at rest in the corners
     corners = np.array(CORNERS)
     sides = [a + share[:, None] * (b - a) for a, b in itertools.pairwise(corners)]
-    x, y = np.concatenate([*sides, corners[-1:]]).T
+    # Not the last corner: there each pixel is back at 0, and rounding would decide on an event.
+    x, y = np.concatenate(sides).T
 
     def interpolation(offset: np.ndarray) -> np.ndarray:
         distance = np.arange(SIDE)[:, None] - np.arange(28) - offset[:, None, None]
