@@ -6,11 +6,13 @@ from longrnn.batching.collate import (
     pack_end_to_end,
     pad_to_bucket,
 )
+from longrnn.batching.mux import MuxUnroll
 from longrnn.batching.plan import bucket_indices, plan_buckets
 from longrnn.batching.sampler import LengthBucketBatchSampler
 
 __all__ = [
     "LengthBucketBatchSampler",
+    "MuxUnroll",
     "bucket_indices",
     "collate_packed",
     "collate_padded",

@@ -1,0 +1,215 @@
+"""Runs each batch on the smallest bucket that holds it: multiplexer unrolling."""
+
+import collections
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from longrnn import _checks
+from longrnn.batching.compiled import CompiledCalls
+from longrnn.batching.graphs import CudaRecorder
+from longrnn.batching.plan import check_buckets
+from longrnn.batching.recorded import RecordedCalls
+from longrnn.batching.torch_rnn import run_padded
+
+_GROWTH = 1.25  # a new bucket is so much longer than the last
+
+
+class MuxUnroll(nn.Module):
+    """A recurrent module that pays for a batch's bucket and not for its padding.
+
+    Called like the module, it returns what the module would: outputs of the input's length, zero
+    past each sequence's end, and final states. Which bucket ran changes neither them nor the
+    gradients, but by rounding. The weights are the module's own.
+
+    On a GPU every bucket and batch size is recorded once as a CUDA graph and replayed from then on,
+    all of them in one pool of memory. On a CPU the padding past the bucket is cut off, and the rest
+    runs as it is or compiled for each bucket, whichever a short trial at the first batch finds
+    faster; `stats` says which.
+
+    `nn.LSTM`, `nn.GRU` and `nn.RNN`, which know no lengths, are run as if over a `PackedSequence`.
+
+    Args:
+        module: Called as `module(input, state, lengths=..., **per_step)`, it returns
+            `(output, state)` or `(output, state, more of the output's layout, ...)`. Time is the
+            first dimension of its input and output, or the second if it has `batch_first` set.
+        buckets: Ascending; see `plan_buckets`.
+        max_graphs: How many graphs, or compiled calls, are kept; the least recently used goes
+            first. None: four a bucket.
+        overflow: What becomes of a batch longer than the last bucket: "error", or "grow", a new
+            bucket a quarter longer than the last, as often as it takes.
+        compile: On a CPU, whether to compile; None leaves it to the trial.
+
+    Raises:
+        ValueError: If an argument is not as above.
+
+    Example:
+        >>> from longrnn import SRU
+        >>> mux = MuxUnroll(SRU(8, 16), [10, 20, 40], compile=False)
+        >>> output, state = mux(torch.randn(40, 3, 8), lengths=torch.tensor([7, 18, 12]))
+        >>> output.shape, mux.stats()["hits"]
+        (torch.Size([40, 3, 16]), {10: 0, 20: 1, 40: 0})
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        buckets: Sequence[int],
+        *,
+        max_graphs: int | None = None,
+        overflow: str = "error",
+        compile: bool | None = None,
+    ):
+        super().__init__()
+        _checks.check_choice("overflow", overflow, ("error", "grow"))
+        self.module = module
+        self.buckets = check_buckets(buckets)
+        self.max_graphs = 4 * len(self.buckets) if max_graphs is None else max_graphs
+        _checks.check_positive(max_graphs=self.max_graphs)
+        self.overflow, self._compile = overflow, compile
+        self._hits = collections.Counter[int]()
+        self._valid_steps = self._steps = 0
+        self._engines: dict[str, RecordedCalls | CompiledCalls] = {}
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether batch comes before time, as the module has it."""
+        return bool(getattr(self.module, "batch_first", False))
+
+    def forward(
+        self, input: Tensor, state: Any = None, *, lengths: Tensor | None = None, **per_step: Tensor
+    ) -> tuple[Any, ...]:
+        """Run the module on the bucket of the longest sequence.
+
+        Args:
+            input: (T, B, ...), or (B, T, ...) if the module is batch-first.
+            state: The module's, or None.
+            lengths: (B,), valid steps of each sequence; T if None. On the CPU, even with input on
+                a GPU: to choose a bucket, their values are needed.
+            **per_step: What the module takes besides, in the layout of `input`, or (T,).
+
+        Returns:
+            What the module returns.
+
+        Raises:
+            ValueError: If a sequence is longer than the last bucket and `overflow` is "error".
+        """
+        time = self._check(input, lengths, per_step)
+        T, B = input.shape[time], input.shape[1 - time]
+        on_cpu = torch.full((B,), T) if lengths is None else lengths.cpu()
+        bucket = self._bucket(int(on_cpu.max()) if B else 0)
+
+        def fitted(steps: int, lengths: Tensor | None) -> tuple[Any, ...]:
+            return (
+                _fit(input, steps, time),
+                state,
+                None if lengths is None else lengths.to(input.device, torch.int64),
+                {k: _fit(x, steps, time if x.ndim > 1 else 0) for k, x in per_step.items()},
+            )
+
+        calls = self._calls(input.device.type)
+        if calls.wants_static(lambda: fitted(bucket, on_cpu)):
+            steps = bucket
+            output, last, *more = calls.run(fitted(steps, on_cpu))
+        else:
+            steps = min(bucket, T)
+            output, last, *more = call_module(self.module, *fitted(steps, lengths))
+        self._hits[bucket] += 1
+        self._valid_steps += int(on_cpu.sum())
+        self._steps += B * steps
+        return _fit(output, T, time), last, *(_fit(y, T, time) for y in more)
+
+    def stats(self) -> dict[str, Any]:
+        """What has been run, and how.
+
+        Returns:
+            `hits`, the batches of each bucket; `valid_steps`, and `padded_steps` that were run
+            besides; `way`, how calls run and why; `graphs` (on a CPU, compiled calls) that are
+            kept, `evicted` so far, and `not_recorded`, batches that ran without one because they
+            came between another's forward and backward, or could not be recorded; `memory_bytes`
+            that CUDA graphs hold.
+        """
+        reports = [calls.report() for calls in self._engines.values()]
+        report = reports[-1] if reports else {"way": "not yet run", "graphs": 0, "memory_bytes": 0}
+        return {
+            "hits": {bucket: self._hits[bucket] for bucket in self.buckets},
+            "valid_steps": self._valid_steps,
+            "padded_steps": self._steps - self._valid_steps,
+            **report,
+        }
+
+    def extra_repr(self) -> str:
+        """Show the buckets in `print(model)`."""
+        return f"buckets={self.buckets}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: not graphs, which belong to these very tensors."""
+        return self.__dict__ | {"_engines": {}}
+
+    def _calls(self, device: str) -> RecordedCalls | CompiledCalls:
+        """How the module is called on a device."""
+        if device not in self._engines:
+            call = functools.partial(call_module, self.module)
+            most = self.max_graphs
+            if device == "cuda":
+                self._engines[device] = RecordedCalls(self.module, call, most, CudaRecorder)
+            else:
+                # PyTorch's own layers are one kernel, which compilers would take to pieces.
+                compile = False if isinstance(self.module, nn.RNNBase) else self._compile
+                self._engines[device] = CompiledCalls(self.module, call, most, compile)
+        return self._engines[device]
+
+    def _check(self, input: Tensor, lengths: Tensor | None, per_step: dict[str, Tensor]) -> int:
+        """Check the arguments; return which dimension of the input is time."""
+        if isinstance(input, PackedSequence) or "cu_seqlens" in per_step:
+            raise ValueError(
+                "input must be padded: without padding there is nothing to choose a bucket for; "
+                "call the module itself"
+            )
+        time = 1 if self.batch_first else 0
+        if input.ndim < 2:
+            layout = "(B, T, ...)" if time else "(T, B, ...)"
+            raise ValueError(f"input must have shape {layout}, got {tuple(input.shape)}")
+        if lengths is not None:
+            _checks.check_lengths("lengths", lengths, input.shape[1 - time], input.shape[time])
+        return time
+
+    def _bucket(self, longest: int) -> int:
+        """The smallest bucket for a length; a new one where none is long enough and it may."""
+        if longest > self.buckets[-1] and self.overflow == "error":
+            raise ValueError(
+                f"input must have sequences of at most {self.buckets[-1]} steps, the last bucket, "
+                f'got {longest}; overflow="grow" makes new buckets'
+            )
+        while longest > self.buckets[-1]:
+            self.buckets.append(math.ceil(_GROWTH * self.buckets[-1]))
+        return next(bucket for bucket in self.buckets if bucket >= longest)
+
+
+def call_module(
+    module: nn.Module,
+    input: Tensor,
+    state: Any,
+    lengths: Tensor | None,
+    per_step: dict[str, Tensor],
+) -> tuple[Any, ...]:
+    """Call a module, which may be one of PyTorch's, that know no lengths."""
+    if lengths is None:
+        return module(input, state, **per_step)
+    if isinstance(module, nn.RNNBase):
+        return run_padded(module, input, state, lengths)
+    return module(input, state, lengths=lengths, **per_step)
+
+
+def _fit(x: Tensor, steps: int, time: int) -> Tensor:
+    """The first `steps` steps, with zeros after the last one there is."""
+    short = steps - x.shape[time]
+    if short <= 0:
+        return x.narrow(time, 0, steps) if short else x
+    return F.pad(x, [0, 0] * (x.ndim - 1 - time) + [0, short])

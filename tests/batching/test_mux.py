@@ -1,0 +1,337 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from tests.batching.modules import NAMES, LoopOverCell, build, draw, gradients, one_by_one
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+from torch.testing import assert_close
+from torch.utils._pytree import tree_flatten
+
+from longrnn import SRU
+from longrnn.batching import MuxUnroll, mux, recorded
+
+LENGTHS = [7, 2, 9, 4]
+
+
+class CallsAgain:
+    """Records nothing: a replay does the work once more, and puts it where the first went."""
+
+    made = 0
+
+    def warm_up(self, run):
+        run()
+
+    def record(self, run):
+        CallsAgain.made += 1
+        training = torch.is_grad_enabled()
+        results = [result.clone() for result in run()]
+
+        def replay():
+            with torch.set_grad_enabled(training):
+                new = run()
+            with torch.no_grad():
+                for held, value in zip(results, new, strict=True):
+                    held.copy_(value)
+
+        return results, replay
+
+    def memory_bytes(self):
+        return 1234
+
+
+@pytest.fixture
+def recorded_on_cpu(monkeypatch):
+    """Run on the CPU what runs on a GPU, but for the graphs themselves."""
+    CallsAgain.made = 0
+
+    def calls(self, device):
+        if device not in self._engines:
+            call = lambda *args: mux.call_module(self.module, *args)  # noqa: E731
+            self._engines[device] = recorded.RecordedCalls(
+                self.module, call, self.max_graphs, CallsAgain
+            )
+        return self._engines[device]
+
+    monkeypatch.setattr(MuxUnroll, "_calls", calls)
+
+
+@pytest.fixture(params=["sliced", "recorded"])
+def way(request):
+    if request.param == "recorded":
+        request.getfixturevalue("recorded_on_cpu")
+    return request.param
+
+
+@pytest.mark.parametrize("buckets", [[40], [9], [3, 10], [5, 12, 20]], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sequence_gives_the_same_alone_and_in_any_bucket(name, buckets, way):
+    module = build(name)
+    multiplexed = MuxUnroll(module, buckets, compile=False)
+    x = draw(LENGTHS, 12).requires_grad_()
+    expected = one_by_one(module, x, LENGTHS)
+    sources = [x, *module.parameters()]
+    right = gradients(*expected, sources)
+    for _ in range(2):  # the second time on what the first has recorded
+        output, state, *more = multiplexed(x, lengths=torch.tensor(LENGTHS))
+        came = [output, *more], tree_flatten(state)[0]
+        assert_close(came, expected)
+        assert_close(gradients(*came, sources), right)
+
+
+@pytest.mark.parametrize("name", NAMES[:2] + NAMES[-3:])
+def test_states_go_in_and_come_out(name, way):
+    module = build(name)
+    multiplexed = MuxUnroll(module, [6, 12], compile=False)
+    x, more = draw(LENGTHS, 9), draw([6] * 4, 6)
+    _, state, *_ = multiplexed(x, lengths=torch.tensor(LENGTHS))
+    output, last, *_ = multiplexed(more, state)
+    expected, right = one_by_one(module, more, [6] * 4, state)
+    assert_close(output, expected[0])
+    assert_close(tree_flatten(last)[0], right)
+
+
+@pytest.mark.parametrize("name", ["sru", "lstm", "gru"])
+def test_batch_first_and_both_directions(name, way):
+    module = build(name, batch_first=True, bidirectional=True)
+    x = draw(LENGTHS, 15, batch_first=True)
+    output, state = MuxUnroll(module, [10], compile=False)(x, lengths=torch.tensor(LENGTHS))
+    expected, right = one_by_one(module, x, LENGTHS, batch_first=True)
+    assert_close(output, expected[0])
+    assert_close(tree_flatten(state)[0], right)
+
+
+def test_time_stamps_are_cut_with_the_input(way):
+    module = build("loop")
+    x, times = draw(LENGTHS, 12), torch.rand(12, 4)
+    output, _ = MuxUnroll(module, [9], compile=False)(x, lengths=torch.tensor(LENGTHS), times=times)
+    expected, _ = module(x.nan_to_num(), lengths=torch.tensor(LENGTHS), times=times)
+    assert_close(output, expected)
+
+
+def test_evaluation_follows_training(way):
+    module = nn.GRU(3, 5, 2, dropout=0.5)
+    multiplexed = MuxUnroll(module, [10], compile=False)
+    x = torch.randn(10, 4, 3)
+    multiplexed.train()
+    assert not torch.equal(multiplexed(x)[0], multiplexed(x)[0])
+    multiplexed.eval()
+    with torch.no_grad():
+        output, _ = multiplexed(x)
+    assert not output.requires_grad
+    assert_close(output, module(x)[0])
+
+
+def test_training_with_one_optimizer_moves_the_weights_as_without_buckets(way):
+    plain = nn.LSTM(3, 5).double()
+    multiplexed = MuxUnroll(copy.deepcopy(plain), [4, 10], compile=False)
+    optimizers = [torch.optim.Adam(m.parameters(), 0.1) for m in (plain, multiplexed)]
+    for lengths in ([3, 2], [9, 5], [4, 1], [10, 10]):
+        x = draw(lengths, 10)
+        outputs, _ = one_by_one(plain, x, lengths)
+        for optimizer, output in zip(
+            optimizers, (outputs[0], multiplexed(x, lengths=torch.tensor(lengths))[0]), strict=True
+        ):
+            optimizer.zero_grad()
+            output.square().sum().backward()
+            optimizer.step()
+    assert_close(dict(multiplexed.module.named_parameters()), dict(plain.named_parameters()))
+    assert multiplexed.stats()["hits"] == {4: 2, 10: 2}
+
+
+def test_stats_count_what_was_run():
+    multiplexed = MuxUnroll(SRU(3, 5), [4, 8, 16], compile=False)
+    for lengths, T in (([3, 4], 16), ([7, 2], 6 + 1), ([16, 1], 16), (None, 4)):
+        multiplexed(
+            torch.randn(T, 2, 3), lengths=None if lengths is None else torch.tensor(lengths)
+        )
+    stats = multiplexed.stats()
+    assert stats["hits"] == {4: 2, 8: 1, 16: 1}
+    assert stats["valid_steps"] == 7 + 9 + 17 + 8
+    assert stats["padded_steps"] == 1 + 5 + 15 + 0
+    assert (stats["way"], stats["graphs"], stats["memory_bytes"]) == ("sliced", 0, 0)
+
+
+def test_a_batch_longer_than_the_last_bucket_is_an_error_or_makes_new_ones():
+    x = torch.randn(30, 2, 3)
+    with pytest.raises(ValueError, match="sequences of at most 16 steps, the last bucket, got 30"):
+        MuxUnroll(SRU(3, 5), [8, 16])(x)
+    module = SRU(3, 5)
+    growing = MuxUnroll(module, [8, 16], overflow="grow", compile=False)
+    assert_close(growing(x)[0], module(x)[0])
+    assert growing.buckets == [8, 16, 20, 25, 32]
+    assert growing.stats()["hits"][32] == 1
+
+
+def test_a_recording_serves_its_shape_and_mode_and_no_other(recorded_on_cpu):
+    multiplexed = MuxUnroll(SRU(3, 5), [4, 8])
+    for T, B in ((4, 2), (3, 2), (8, 2), (4, 1), (4, 2)):
+        multiplexed(torch.randn(T, B, 3))
+    assert multiplexed.stats()["graphs"] == 3
+    with torch.no_grad():
+        multiplexed(torch.randn(4, 2, 3))
+    assert multiplexed.stats()["graphs"] == 4
+    multiplexed.eval()
+    multiplexed(torch.randn(4, 2, 3))
+    assert multiplexed.stats()["graphs"] == 5
+    assert multiplexed.stats()["memory_bytes"] == 1234
+    assert CallsAgain.made == 4 * 2 + 1  # with a backward each, but for the one without gradients
+
+
+def test_the_least_recently_used_recording_goes(recorded_on_cpu):
+    multiplexed = MuxUnroll(SRU(3, 5), [2, 4, 8], max_graphs=2)
+    for T in (2, 4, 2, 8, 2):
+        multiplexed(torch.randn(T, 1, 3))
+    stats = multiplexed.stats()
+    assert (stats["graphs"], stats["evicted"], CallsAgain.made) == (2, 1, 3 * 2)
+    multiplexed(torch.randn(4, 1, 3))
+    assert CallsAgain.made == 4 * 2
+
+
+def test_results_are_not_overwritten_by_the_next_batch(recorded_on_cpu):
+    multiplexed = MuxUnroll(SRU(3, 5), [4])
+    output, state = multiplexed(torch.randn(4, 1, 3))
+    output.sum().backward()
+    kept = [output.detach().clone(), state.detach().clone()]
+    grads = {name: p.grad.clone() for name, p in multiplexed.named_parameters()}
+    multiplexed(torch.randn(4, 1, 3))[0].sum().backward()
+    assert_close([output.detach(), state.detach()], kept, rtol=0, atol=0)
+    again = {name: p.grad - grads[name] for name, p in multiplexed.named_parameters()}
+    assert all(not torch.equal(again[name], grads[name]) for name in grads)  # accumulated
+
+
+def test_two_batches_under_way_do_not_disturb_each_other(recorded_on_cpu):
+    module = build("sru")
+    multiplexed = MuxUnroll(module, [4, 8])
+    xs = [torch.randn(T, 2, 3, dtype=torch.float64) for T in (4, 8, 4)]
+    losses = [multiplexed(x)[0].square().sum() for x in xs]
+    assert multiplexed.stats()["not_recorded"] == 2
+    sum(losses).backward()
+    grads = [p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    sum(module(x)[0].square().sum() for x in xs).backward()
+    assert_close(grads, [p.grad for p in module.parameters()])
+    multiplexed(xs[0])
+    assert multiplexed.stats()["not_recorded"] == 2
+
+
+def test_an_abandoned_batch_is_not_waited_for(recorded_on_cpu):
+    multiplexed = MuxUnroll(SRU(3, 5), [4])
+    for _ in range(3):
+        multiplexed(torch.randn(4, 1, 3))
+    assert multiplexed.stats()["not_recorded"] == 0
+
+
+def test_a_second_backward_is_an_error_and_not_a_wrong_gradient(recorded_on_cpu):
+    multiplexed = MuxUnroll(SRU(3, 5), [4])
+    loss = multiplexed(torch.randn(4, 1, 3))[0].sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward must run once for each forward"):
+        loss.backward()
+
+
+def test_moved_or_frozen_weights_are_recorded_anew(recorded_on_cpu):
+    multiplexed = MuxUnroll(nn.GRU(3, 5), [4])
+    x = torch.randn(4, 2, 3)
+    multiplexed(x)
+    multiplexed.module.weight_ih_l0.requires_grad_(False)
+    output, _ = multiplexed(x)
+    output.sum().backward()
+    assert multiplexed.module.weight_ih_l0.grad is None
+    assert multiplexed.stats()["graphs"] == 2
+    multiplexed.double()
+    output, _ = multiplexed(x.double())
+    assert_close(output, multiplexed.module(x.double())[0])
+    assert multiplexed.stats()["graphs"] == 1
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_and_is_told(recorded_on_cpu, monkeypatch, caplog):
+    module = SRU(3, 5)
+
+    def failing(self, run):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(CallsAgain, "record", failing)
+    multiplexed = MuxUnroll(module, [4])
+    x = torch.randn(4, 1, 3)
+    for _ in range(2):
+        assert_close(multiplexed(x)[0], module(x)[0])
+    assert multiplexed.stats()["not_recorded"] == 2
+    assert "cannot be recorded: operation not permitted" in multiplexed.stats()["way"]
+    assert len(caplog.records) == 1
+
+
+def test_recording_leaves_buffers_and_random_numbers_alone(recorded_on_cpu):
+    class Norm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x, state=None, *, lengths=None):
+            return nn.functional.dropout(self.norm(x.flatten(0, 1)).view_as(x)), None
+
+    x = torch.randn(4, 2, 3)
+    results = []
+    for wrap in (lambda m: m, lambda m: MuxUnroll(m, [4])):
+        torch.manual_seed(0)
+        module = Norm()
+        results.append([wrap(module)(x)[0], *module.buffers()])
+    assert_close(*results)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_has_weights_of_its_own_and_no_graphs(duplicate, recorded_on_cpu):
+    one = MuxUnroll(SRU(3, 5), [4])
+    x = torch.randn(4, 1, 3)
+    output, _ = one(x)
+    other = duplicate(one)
+    assert other.stats()["graphs"] == 0
+    with torch.no_grad():
+        one.module.weight_ih_l0.zero_()
+    assert_close(other(x)[0], output)
+
+
+def test_a_state_dict_is_that_of_the_module_below_its_name():
+    module = SRU(3, 5)
+    names = {f"module.{name}" for name in module.state_dict()}
+    assert set(MuxUnroll(module, [4]).state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"buckets": [4, 4]}, "buckets must be positive and ascending"),
+        ({"max_graphs": 0}, "max_graphs must be a positive integer, got 0"),
+        ({"overflow": "cut"}, "overflow must be one of error, grow; got 'cut'"),
+    ],
+)
+def test_what_cannot_be_multiplexed_is_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        MuxUnroll(SRU(3, 5), **({"buckets": [4]} | given))
+
+
+def test_input_without_padding_is_sent_to_the_module():
+    multiplexed = MuxUnroll(SRU(3, 5), [4])
+    with pytest.raises(ValueError, match="input must be padded"):
+        multiplexed(pack_sequence([torch.randn(4, 3)]))
+    with pytest.raises(ValueError, match="input must be padded"):
+        multiplexed(torch.randn(4, 3), cu_seqlens=torch.tensor([0, 4]))
+    with pytest.raises(ValueError, match=r"lengths must lie in \[0, T=4\], got \[5\]"):
+        multiplexed(torch.randn(4, 1, 3), lengths=torch.tensor([5]))
+    with pytest.raises(ValueError, match=r"input must have shape \(T, B, ...\), got \(4,\)"):
+        multiplexed(torch.randn(4))
+
+
+def test_symbols_are_input_too():
+    class Embedded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.layer = nn.Embedding(7, 3), LoopOverCell(3, 5)
+
+        def forward(self, symbols, state=None, *, lengths=None):
+            return self.layer(self.embedding(symbols), state, lengths=lengths)
+
+    module, symbols = Embedded(), torch.randint(7, (6, 2))
+    output, _ = MuxUnroll(module, [8], compile=False)(symbols, lengths=torch.tensor([6, 3]))
+    assert_close(output, module(symbols, lengths=torch.tensor([6, 3]))[0])
