@@ -74,14 +74,17 @@ struct GruCell {
 template <class T, class Cell>
 struct HiddenLayer {
   static constexpr int G = Cell::kGates;
-  int64_t n, m;   // units, features of the input
-  int64_t block;  // units, padded
+  int64_t n = 0, m = 0;   // units, features of the input
+  int64_t block = 0;      // units, padded
   Buffer<T> bias;
 
   int64_t state_row() const { return block + padded<T>(m) + (Cell::kResetsBefore ? block : 0); }
   int64_t gate_row() const { return 4 * block; }
   int64_t gradient_row() const { return block + padded<T>(m); }  // of [h | x]
 
+  int64_t bytes() const { return all_.bytes() + input_.bytes() + state_.bytes(); }
+
+  HiddenLayer() = default;
   template <class Stored>
   HiddenLayer(int64_t n, int64_t m, const Stored* weight_ih, const Stored* weight_hh,
               const Stored* given, bool forward)

@@ -46,6 +46,13 @@ struct SkipCall {
   // Where a row of n (or of 4 n) of a layer begins.
   int64_t at(int64_t layer, int64_t row) const { return (layer * total + row) * n; }
 
+  int64_t bytes() const {
+    int64_t sum = 0;
+    for (const auto& layer : layers) sum += layer.bytes();
+    return sum;
+  }
+  int threads(int granted) const { return threads_for(total * bytes() / sizeof(T), granted); }
+
   void pack(const void* const* weights, const void* gate_weight, bool forward) {
     auto get = [&](int64_t i) { return static_cast<const Stored*>(weights[i]); };
     for (int64_t k = 0; k < depth; k++) {
@@ -56,13 +63,6 @@ struct SkipCall {
     load_row(weight_u.get(), static_cast<const T*>(gate_weight), n);
   }
 };
-
-template <class T>
-T sum_of(Vector<T> v) {
-  T sum = 0;
-  for (int i = 0; i < kLanes<T>; i++) sum += v[i];
-  return sum;
-}
 
 template <class Base>
 struct SkipForward : Base {
@@ -462,23 +462,6 @@ void with_hidden_cell(int cell, const Call& call) {
   }
 }
 
-// Members of a team: enough rows for the registers, and more of them where the weights, which
-// every step reads, do not stay in the second cache.
-template <class Call>
-int64_t members_of(const Call& call) {
-  int64_t bytes = 0;
-  for (const auto& layer : call.layers)
-    bytes += layer.gate_row() * layer.state_row() * int64_t(sizeof(typename Call::T));
-  return bytes < (768 << 10) ? kRowBlock : 4 * kRowBlock;
-}
-
-constexpr int64_t kSmallWork = 1 << 20;  // multiply-adds that are not worth a second thread
-
-template <class Call>
-int threads_of(const Call& call, int64_t steps, int threads) {
-  return steps * call.layers[0].gate_row() * call.n < kSmallWork || threads < 1 ? 1 : threads;
-}
-
 }  // namespace
 }  // namespace longrnn
 
@@ -508,8 +491,8 @@ EXPORT void longrnn_skip_recurrence_forward(
                 static_cast<const C*>(accum), own(output), own(last_hidden), own(last_cells),
                 wide(updates), wide(last_prob), wide(last_accum)};
       call.pack(weights, weight_u, true);
-      run_in_teams<ForwardTeam<Call>>(call, shape.count(), threads_of(call, batch * T, threads),
-                                      members_of(call));
+      run_in_teams<ForwardTeam<Call>>(call, shape.count(), call.threads(threads),
+                                      members_of(call.bytes()));
     });
   });
 }
@@ -542,8 +525,8 @@ EXPORT void longrnn_skip_recurrence_backward(
                 reinterpret_cast<Stored* const*>(seen), own(grad_initial_hidden), own(grad_initial_cells), wide(grad_initial_prob),
                 wide(grad_initial_accum), wide(grad_weight_u), wide(grad_bias_u)};
       call.pack(weights, weight_u, false);
-      run_in_teams<BackwardTeam<Call>>(call, shape.count(), threads_of(call, batch * T, threads),
-                                       members_of(call));
+      run_in_teams<BackwardTeam<Call>>(call, shape.count(), call.threads(threads),
+                                       members_of(call.bytes()));
     });
   });
 }

@@ -8,8 +8,20 @@
 
 #include "parallel.h"
 #include "plan.h"
+#include "product.h"
 
 namespace longrnn {
+
+// Members of a team: enough rows for the registers, and more of them where the weights, which
+// every step reads, do not stay in the second cache.
+inline int64_t members_of(int64_t weight_bytes) {
+  return weight_bytes < (768 << 10) ? kRowBlock : 4 * kRowBlock;
+}
+
+// A second thread costs more than a few multiply-adds.
+inline int threads_for(int64_t multiply_adds, int granted) {
+  return multiply_adds < (1 << 20) || granted < 1 ? 1 : granted;
+}
 
 // A Team(call, members) has
 //   bool enter(member, sequence)  begins a sequence; false if that is all there was to do

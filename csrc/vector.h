@@ -154,6 +154,13 @@ inline void store_some(Stored* p, Vector<T> v, int64_t count) {
   __builtin_memcpy(p, room, count * sizeof(Stored));
 }
 
+template <class T>
+inline T sum_of(Vector<T> v) {
+  T sum = 0;
+  for (int i = 0; i < kLanes<T>; i++) sum += v[i];
+  return sum;
+}
+
 // A row of computed numbers, padded to whole vectors, from a stored one, and back.
 template <class T, class Stored>
 inline void load_row(T* to, const Stored* from, int64_t count) {

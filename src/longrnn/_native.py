@@ -57,11 +57,11 @@ def function(name: str, signature: str, result: Any = None) -> "ctypes._NamedFun
 
     Args:
         name: Its name, without the prefix.
-        signature: One letter an argument: "p" pointer, "n" 64-bit size, "i" int.
+        signature: One letter an argument: "p" pointer, "n" 64-bit size, "i" int, "d" double.
         result: The ctypes type of what it returns.
     """
     found = getattr(library(), f"longrnn_{name}")
-    types = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int}
+    types = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double}
     found.argtypes = [types[letter] for letter in signature]
     found.restype = result
     return found

@@ -15,11 +15,21 @@ Candidate = Callable[..., tuple[Tensor, Tensor]]
 
 
 def lstm(
-    x: Tensor, h: Tensor, c: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    peephole: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the candidates for h and c."""
+    """Return the candidates for h and c; by `peephole` (3, n) i and f see c, o its candidate."""
     i, f, g, o = (linear(x, weight_ih, bias) + linear(h, weight_hh)).chunk(4, -1)
+    if peephole is not None:
+        i, f = i + peephole[0] * c, f + peephole[1] * c
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    if peephole is not None:
+        o = o + peephole[2] * c
     return o.sigmoid() * c.tanh(), c
 
 

@@ -1,15 +1,13 @@
 """CPU kernel of `skip_recurrence`: pointers and sizes to compiled code."""
 
-import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from longrnn import _checks, _native
-from longrnn.ops.candidates import CANDIDATES, input_gradient, weight_gradients
-from longrnn.ops.linear_recurrence.cpu import DTYPES
+from longrnn import _native
+from longrnn.ops._hidden_call import hidden_call, pointer, pointers
+from longrnn.ops.candidates import input_gradient, weight_gradients
 
 
 def allocate(
@@ -74,12 +72,12 @@ def forward(
     update_prob, accum_prob = update_prob.contiguous(), accum_prob.contiguous()
     inputs = (weight_u, bias_u, masks, x, hidden, cells, update_prob, accum_prob)
     _native.function("skip_recurrence_forward", "iinnnpnpiii" + "nnp" + "p" * 19)(
-        *_common(x, hidden.shape[-1], cell, lengths, cu_seqlens, dim),
+        *hidden_call(x, hidden.shape[-1], cell, lengths, cu_seqlens, dim),
         hidden.shape[0],
         x.shape[-1],
-        _pointers(weights),
-        *map(_pointer, inputs),
-        *map(_pointer, results),
+        pointers(weights),
+        *map(pointer, inputs),
+        *map(pointer, results),
     )
     return results
 
@@ -118,17 +116,17 @@ def backward(
     held = [None if t is None else t.contiguous() for t in (masks, lengths, cu_seqlens, *grads)]
     masks, lengths, cu_seqlens, *incoming = held
     x, weight_u, weights = x.contiguous(), weight_u.contiguous(), [w.contiguous() for w in weights]
-    pointers = (weight_u, masks, x, gates, before, cells, inputs, gate, position, *incoming)
+    read = (weight_u, masks, x, gates, before, cells, inputs, gate, position, *incoming)
     outgoing = (*initial[:1], *(initial[1:] if cell == "lstm" else [None, *initial[1:]]))
     _native.function("skip_recurrence_backward", "iinnnpnpiii" + "nnp" + "p" * 23)(
-        *_common(x, n, cell, lengths, cu_seqlens, dim),
+        *hidden_call(x, n, cell, lengths, cu_seqlens, dim),
         depth,
         x.shape[-1],
-        _pointers(weights),
-        *map(_pointer, pointers),
-        _pointers(d),
-        _pointers(seen),
-        *map(_pointer, (*outgoing, by_weight_u, by_bias_u)),
+        pointers(weights),
+        *map(pointer, read),
+        pointers(d),
+        pointers(seen),
+        *map(pointer, (*outgoing, by_weight_u, by_bias_u)),
     )
     of_weights = [
         gradient.contiguous()
@@ -142,33 +140,3 @@ def backward(
         by_x = by_x.view(x.shape)
     by_gate = [by_weight_u.sum(0, keepdim=True), by_bias_u.sum().reshape(1)]
     return [by_x, *of_weights, *by_gate, *initial]
-
-
-def _common(
-    x: Tensor, n: int, cell: str, lengths: Tensor | None, cu_seqlens: Tensor | None, dim: int
-) -> tuple[int | None, ...]:
-    if lengths is not None:  # unchecked until here in a compiled program
-        _checks.check_lengths_values(lengths, x.shape[dim])
-    if cu_seqlens is not None:
-        _checks.check_cu_seqlens_values(cu_seqlens, x.shape[dim])
-    return (
-        DTYPES[x.dtype],
-        list(CANDIDATES).index(cell),
-        1 if cu_seqlens is not None else x.shape[1 - dim],
-        x.shape[dim],
-        n,
-        _pointer(cu_seqlens),
-        1 if cu_seqlens is None else cu_seqlens.numel() - 1,
-        _pointer(lengths),
-        dim == 1,
-        False,
-        torch.get_num_threads(),
-    )
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None or not tensor.numel() else tensor.data_ptr()
-
-
-def _pointers(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
+from longrnn.ops._second_order import differentiate_plain
 from longrnn.ops.candidates import CANDIDATES
 from longrnn.ops.linear_recurrence.transforms import transforms_active
 from longrnn.ops.skip_recurrence import cpu
@@ -240,60 +241,29 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    saved = ctx.saved_tensors
-    x, weights = saved[0], list(saved[1 : 1 + ctx.layers])
-    weight_u, bias_u, hidden, cells, p, kappa, masks, lengths, cu_seqlens = saved[
-        1 + ctx.layers : 10 + ctx.layers
-    ]
-    inputs = [x, *weights, weight_u, bias_u, hidden, *([] if cells is None else [cells]), p, kappa]
-    ragged = (masks, lengths, cu_seqlens)
-    native = x.device.type != "cpu" or _native.available()
-    if torch.is_grad_enabled() or not native:
-        firsts = _differentiate_plain(ctx, inputs, cells, ragged, grads[:6])
+    saved, count = ctx.saved_tensors, 1 + ctx.layers
+    x, *weights = saved[:count]
+    *gate_and_state, masks, lengths, cu_seqlens = saved[count : count + 9]
+    inputs = [x, *weights, *gate_and_state]
+    ragged: tuple[Any, ...] = (masks, lengths, cu_seqlens)
+    if torch.is_grad_enabled() or not (x.device.type != "cpu" or _native.available()):
+
+        def plain(x: Any, *rest: Any) -> Results:
+            weights, gate_and_state = rest[: ctx.layers], rest[ctx.layers :]
+            return skip_recurrence_plain(x, weights, *gate_and_state, *ragged, ctx.cell, ctx.dim)
+
+        firsts = differentiate_plain(plain, inputs, grads[:6])
     else:
-        kept, needs_x = list(saved[10 + ctx.layers :]), ctx.needs_input_grad[0]
-        firsts = torch.ops.longrnn.skip_recurrence_backward(
+        weight_u, _, hidden, *_ = gate_and_state
+        kept, needs_x = list(saved[count + 9 :]), ctx.needs_input_grad[0]
+        found = torch.ops.longrnn.skip_recurrence_backward(
             list(grads[:6]), x, weights, weight_u, hidden, *ragged, kept, ctx.cell, ctx.dim, needs_x
         )
         if not needs_x:
-            firsts[0] = None
-    of_weights, rest = firsts[1 : 1 + ctx.layers], firsts[1 + ctx.layers :]
-    if cells is None:
-        rest.insert(3, None)
-    return firsts[0], of_weights, *rest, *(None,) * 6
-
-
-def _differentiate_plain(
-    ctx: Any,
-    inputs: list[Tensor],
-    cells: Tensor | None,
-    ragged: tuple[Tensor | None, ...],
-    grads: Sequence[Tensor | None],
-) -> list[Any]:
-    """Gradients by `inputs` through the plain form, which can be differentiated again."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Fresh aliases, so that a gradient can be asked for each of them whatever their history.
-        inputs = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in inputs]
-        weights = inputs[1 : 1 + ctx.layers]
-        rest: list[Any] = inputs[1 + ctx.layers :]
-        if cells is None:
-            rest.insert(3, None)
-        arguments = (*rest, *ragged, ctx.cell, ctx.dim)
-        results = skip_recurrence_plain(inputs[0], weights, *arguments)
-        pairs = [
-            (y, g) for y, g in zip(results, grads, strict=True) if g is not None and y is not None
-        ]
-        return list(
-            torch.autograd.grad(
-                [y for y, _ in pairs],
-                inputs,
-                [g.to(y.dtype) for y, g in pairs],
-                create_graph=create_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        )
+            found[0] = None
+        rest = iter(found)
+        firsts = [None if t is None else next(rest) for t in inputs]
+    return firsts[0], firsts[1:count], *firsts[count:], *(None,) * 6
 
 
 torch.library.register_autograd("longrnn::skip_recurrence", _differentiate, setup_context=_save)

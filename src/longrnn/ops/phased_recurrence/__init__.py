@@ -1,0 +1,1 @@
+"""A layer of LSTM or GRU cells whose units open by the clock."""
