@@ -38,7 +38,7 @@ def test_a_run_leaves_everything_in_its_folder(longrnn, task, model, monkeypatch
         "steps_per_second",
         "seconds",
     }
-    tested = {f"test_{name}" for name in ("loss", "score", "updates", "seconds")}
+    tested = {f"test_{name}" for name in ("loss", "score", "updates", "seconds", "solved")}
     assert set(lines[-1]) == {"step", "epoch", "seconds"} | tested
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 12

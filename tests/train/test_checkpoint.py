@@ -117,6 +117,17 @@ def test_a_checkpoint_that_would_run_code_is_refused(run, tiny, tmp_path, name, 
     assert (tmp_path / "owned").exists(), "the attack is a real one"
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_none(run):
+    path = newest(run) / "rank-0.safetensors"
+    for length in range(600):
+        checkpoint.write_tensors(path, {"x" * length: torch.zeros(1)})
+        if path.read_bytes().startswith(b"\x80"):
+            break
+    assert path.read_bytes().startswith(b"\x80")
+    seal(newest(run))
+    assert checkpoint.newest(run / "checkpoints", pytest.fail) == newest(run)
+
+
 def no_space(path, content, mode="wb"):
     path.write_bytes(content[: len(content) // 2])
     raise OSError(28, f"{path} cannot be written: No space left on device")

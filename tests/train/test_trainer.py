@@ -166,6 +166,19 @@ def test_a_charge_does_not_depend_on_how_sequences_lie(tiny, monkeypatch):
     assert self._budget(joined, Answer(None, None, torch.ones(8, 1))) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("given", [{}, {"random_skip": 0.5}], ids=["plain", "random skips"])
+def test_each_evaluation_sees_the_same_held_out_data(tiny, monkeypatch, given):
+    monkeypatch.setattr(trainer.Trainer, "_train_batch", lambda *_: torch.ones(3))
+    losses = []
+    evaluate = trainer.Trainer.evaluate
+    monkeypatch.setattr(
+        trainer.Trainer, "evaluate", lambda self: losses.append(evaluate(self)) or losses[-1]
+    )
+    tiny(epochs=3, **given)
+    assert len(losses) == 3
+    assert len({tested[:3] for tested in losses}) == 1
+
+
 def test_five_perfect_batches_in_a_row_solve_the_task(tiny, tmp_path, monkeypatch):
     scores = iter([1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0])
     monkeypatch.setattr(

@@ -7,6 +7,7 @@ import typer
 
 from longrnn.cli.bench import bench
 from longrnn.cli.info import info
+from longrnn.cli.reproduce import reproduce
 from longrnn.cli.train import train
 
 # typer does not export this class, and may carry its own click.
@@ -14,12 +15,13 @@ UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="longrnn",
-    help="Recurrent networks for long sequences: train, measure, look.",
+    help="Recurrent networks for long sequences: train, reproduce, measure, look.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command("train")(train)
+app.command("reproduce")(reproduce)
 app.command("bench")(bench)
 app.command("info")(info)
 

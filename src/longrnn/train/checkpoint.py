@@ -94,9 +94,7 @@ def _newest_first(folder: Path) -> list[Path]:
 def _fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     for file in path.iterdir():
-        with open(file, "rb") as content:
-            pickled = content.read(4).startswith(_PICKLES)
-        if pickled or file.suffix not in (".safetensors", ".json"):
+        if _begins_as_pickle(file) or file.suffix not in (".safetensors", ".json"):
             raise ValueError(
                 f"{file} must be safetensors or JSON, got something that could run code when "
                 "loaded: refused, nothing was read from it"
@@ -109,6 +107,14 @@ def _fault(path: Path) -> str | None:
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     return None
+
+
+def _begins_as_pickle(file: Path) -> bool:
+    with open(file, "rb") as content:
+        start = content.read(9)
+    # A safetensors file begins with its header's length in 8 bytes, which may look like a pickle.
+    is_header = file.suffix == ".safetensors" and start[8:] == b"{"
+    return start.startswith(_PICKLES) and not is_header
 
 
 def _digest(path: Path) -> str:

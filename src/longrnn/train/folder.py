@@ -32,12 +32,15 @@ def check_same(output: Path, settings: Settings) -> None:
     """Raise ValueError unless `output` holds a run of these settings."""
     if not (output / "config.json").exists():
         raise ValueError(f"output must hold a run to resume, got {output} without config.json")
-    stored = files.read_json(output / "config.json")
+    config = files.read_json(output / "config.json")
+    try:
+        stored = dataclasses.asdict(Settings(**config))  # what it does not tell is the default
+    except TypeError as error:
+        raise ValueError(f"{output / 'config.json'} must hold settings: {error}") from error
     for name, value in dataclasses.asdict(settings).items():
-        if name not in RESUMABLE and stored.get(name) != value:
+        if name not in RESUMABLE and stored[name] != value:
             raise ValueError(
-                f"{name} must be {stored.get(name)!r}, as when the run in {output} began, "
-                f"got {value!r}"
+                f"{name} must be {stored[name]!r}, as when the run in {output} began, got {value!r}"
             )
 
 

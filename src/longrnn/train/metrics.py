@@ -13,10 +13,10 @@ class Metrics:
     """A log of one flat dict a line.
 
     Training lines have `step, epoch, loss, score, updates, steps_per_second, seconds`; evaluation
-    lines have `step, epoch, test_loss, test_score, test_updates, test_seconds, seconds`. Updates
-    are those of a mean sequence. Seconds are those spent in training; `test_seconds` is the time
-    that the network takes for a sequence of the held-out data. The loss is the task's, without
-    what updates cost.
+    lines have `step, epoch, test_loss, test_score, test_updates, test_seconds, test_solved,
+    seconds`. Updates are those of a mean sequence. Seconds are those spent in training, and
+    `test_seconds` what the network takes for a sequence of the held-out data. The loss is the
+    task's, without what updates cost.
 
     Args:
         path: The JSON lines file.
@@ -27,7 +27,7 @@ class Metrics:
 
     def __init__(self, path: Path, accelerator: Accelerator, step: int):
         self.path, self.accelerator = path, accelerator
-        if accelerator.is_main_process and path.exists():
+        if accelerator.is_main_process:
             kept = [line for line in read_metrics(path) if _final_from(line) <= step]
             files.write_atomically(path, b"".join(map(_encode, kept)))
 
@@ -38,10 +38,19 @@ class Metrics:
         values = {k: v for k, v in line.items() if k not in ("step", "epoch")}
         self.accelerator.log(values, step=line["step"])
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations so far."""
+        return [line for line in read_metrics(self.path) if "test_loss" in line]
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the log of a run; a last line that was cut off by a kill is passed over."""
-    lines = []
+    """Read the log of a run; a last line that was cut off by a kill is passed over.
+
+    A run that was stopped at once has written none.
+    """
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
     for line in path.read_text().splitlines():
         try:
             lines.append(json.loads(line))

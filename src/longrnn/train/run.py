@@ -22,10 +22,15 @@ from longrnn.train.stop import StopSignal
 from longrnn.train.trainer import Tested, Trainer
 
 T = TypeVar("T")
+Until = Callable[[list[dict[str, Any]]], bool]
 
 
 def train(
-    settings: Settings, output: Path, resume: bool = False, console: Console | None = None
+    settings: Settings,
+    output: Path,
+    resume: bool = False,
+    console: Console | None = None,
+    until: Until | None = None,
 ) -> dict[str, Any]:
     """Train, and leave everything in a run folder.
 
@@ -34,6 +39,8 @@ def train(
         output: The run folder.
         resume: Go on with the run in `output`, from its newest whole checkpoint.
         console: Where progress and warnings are shown.
+        until: Told of all evaluations so far, as in `metrics.jsonl`, after each one; if it says
+            yes, the run ends there, even if nothing else ends it.
 
     Returns:
         What `summary.json` holds.
@@ -57,7 +64,7 @@ def train(
     metrics = Metrics(output / "metrics.jsonl", accelerator, trainer.step)
     shown = accelerator.is_main_process
     with StopSignal() as stop, Bar(console, settings.model, task.score_name, shown) as bar:
-        tested = _fill(trainer, output / "checkpoints", stop, metrics, bar)
+        tested = _fill(trainer, output / "checkpoints", stop, metrics, bar, until)
     summary = _summary(trainer, tested)
     if accelerator.is_main_process:
         files.write_atomically(output / "summary.json", files.to_json(summary))
@@ -112,7 +119,12 @@ def _resume(trainer: Trainer, checkpoints: Path, console: Console) -> None:
 
 
 def _fill(
-    trainer: Trainer, checkpoints: Path, stop: StopSignal, metrics: Metrics, bar: Bar
+    trainer: Trainer,
+    checkpoints: Path,
+    stop: StopSignal,
+    metrics: Metrics,
+    bar: Bar,
+    until: Until | None,
 ) -> Tested | None:
     """Train to the end; return what the held-out data say, None if stopped before."""
 
@@ -125,12 +137,19 @@ def _fill(
             step=trainer.step,
             epoch=trainer.epoch,
             **{f"test_{name}": value for name, value in tested._asdict().items()},
+            test_solved=trainer.task.solved(tested.score),
             seconds=trainer.seconds,
         )
         return tested
 
-    tested = None if not trainer.done else test()
-    while not trainer.done:
+    def ended() -> bool:
+        if trainer.done or until is None or tested is None:
+            return trainer.done
+        return _on_main(trainer.accelerator, lambda: until(metrics.evaluations()))
+
+    between_epochs = trainer.step > 0 and trainer.batch == 0
+    tested = test() if trainer.done or (until is not None and between_epochs) else None
+    while not ended():
         trainer.train_epoch(stop, metrics, bar, save)
         if trainer.interrupted:
             break

@@ -17,8 +17,9 @@ from longrnn.ops import budget_loss
 from longrnn.tasks import Sequences, Task
 from longrnn.train import schedule
 from longrnn.train.counting import macs_per_sequence, updates_per_sequence
+from longrnn.train.load import create_network
 from longrnn.train.metrics import Metrics
-from longrnn.train.network import Answer, Network
+from longrnn.train.network import Answer
 from longrnn.train.progress import Bar
 from longrnn.train.settings import Settings
 from longrnn.train.stop import StopSignal
@@ -47,17 +48,7 @@ class Trainer:
     def __init__(self, settings: Settings, task: Task, accelerator: Accelerator):
         self.settings, self.task, self.accelerator = settings, task, accelerator
         set_seed(settings.seed)  # the same weights in every process
-        self.network = Network(
-            task,
-            settings.model,
-            settings.hidden_size,
-            settings.num_layers,
-            settings.dropout,
-            settings.pooling,
-            settings.forget_bias,
-            settings.random_skip,
-            settings.layer_options,
-        )
+        self.network = create_network(task, settings)
         set_seed(settings.seed, device_specific=True)
         self.step = self.epoch = self.batch = self.solved = 0
         self.seconds = 0.0
@@ -194,6 +185,7 @@ class Trainer:
 
     def _test_totals(self) -> Tensor:
         """Number of held-out sequences, and sums of what `Tested` holds means of."""
+        self.test_loader.set_epoch(0)  # by itself it would draw new ones each time
         totals = torch.zeros(5, dtype=torch.float64, device="cpu")
         state = None
         for input, target in self.test_loader:

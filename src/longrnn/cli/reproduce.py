@@ -1,0 +1,73 @@
+"""`longrnn reproduce`: published experiments, and ours beside theirs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Option = typer.Option
+
+
+def reproduce(
+    experiment: Annotated[str | None, typer.Argument(help="which; without it they are listed")] = (
+        None
+    ),
+    seeds: Annotated[int, Option(help="times each case is run, with seeds 0, 1, ...")] = 1,
+    budget: Annotated[
+        float | None, Option(help="minutes of training a case; else what the experiment says")
+    ] = None,
+    only: Annotated[str, Option(help="only cases whose name holds this")] = "",
+    lr: Annotated[float | None, Option(help="another learning rate than the published one")] = None,
+    data: Annotated[
+        str | None, Option("--data-dir", "--data", help="folder of full data, for skip-digits")
+    ] = None,
+    output: Annotated[Path, Option(help="folder of results, pictures and runs")] = Path(
+        "runs/reproduce"
+    ),
+) -> int:
+    """Run a published experiment again and print our numbers beside the published ones.
+
+    What is finished is not run again, and what was stopped goes on.
+    """
+    from rich.console import Console
+
+    from longrnn import _checks, experiments
+
+    console = Console()
+    console.width = max(console.width, 120)  # a file has no width of its own
+    if experiment is None:
+        for found in experiments.EXPERIMENTS.values():
+            console.print(f"{found.name:<16}{found.summary}", highlight=False)
+        return 0
+    _checks.check_choice("experiment", experiment, list(experiments.EXPERIMENTS))
+    chosen = experiments.EXPERIMENTS[experiment]
+    done = experiments.reproduce(
+        chosen,
+        output,
+        seeds=seeds,
+        minutes=budget,
+        only=only,
+        lr=lr,
+        data=data,
+        console=console,
+    )
+    _show(chosen, done.lines, console)
+    for path in (done.path, done.picture):
+        if path is not None and path.exists():
+            print(path)
+    return 0
+
+
+def _show(experiment: Any, lines: list[dict[str, Any]], console: Any) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from longrnn.experiments import table
+
+    headings, rows = table(experiment, lines)
+    shown = Table(title=experiment.reference, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(headings):
+        shown.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)

@@ -1,0 +1,132 @@
+"""Runs the cases of an experiment, one after another, and goes on where it was stopped."""
+
+import datetime
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from longrnn import _checks
+from longrnn.experiments import results
+from longrnn.experiments.experiment import Case, Experiment, Line
+from longrnn.train import Settings, create_settings, train
+from longrnn.train.metrics import read_metrics
+
+
+class Reproduced(NamedTuple):
+    """What has been found, and where it is written."""
+
+    lines: list[Line]
+    path: Path
+    picture: Path | None
+
+
+def reproduce(
+    experiment: Experiment,
+    output: Path,
+    *,
+    seeds: int = 1,
+    minutes: float | None = None,
+    only: str = "",
+    lr: float | None = None,
+    data: str | None = None,
+    console: Console | None = None,
+) -> Reproduced:
+    """Run an experiment; a run that is finished is not done again, one that was stopped goes on.
+
+    Args:
+        experiment: What to run.
+        output: A folder for its result lines, `reproduce-NAME.jsonl`, its picture, and the run
+            folders, below `NAME`.
+        seeds: How many times each case is run: with seeds 0, 1, ...
+        minutes: Training time a run; the experiment's own if None.
+        only: Run the cases whose name holds this.
+        lr: Another learning rate than the published one; its lines are kept apart.
+        data: What the task's option `data` names.
+        console: Where progress is shown.
+
+    Returns:
+        The lines of what was asked for, those of earlier calls included but not those of runs
+        that were stopped; where they are; and the picture, if there is one.
+
+    Raises:
+        ValueError: If a setting is not legal or there is no such case; as `train`.
+    """
+    _checks.check_positive(seeds=seeds)
+    console = console or Console()
+    chosen = [case for case in experiment.cases if only in case.name]
+    if not chosen:
+        names = ", ".join(case.name for case in experiment.cases)
+        raise ValueError(f"only must be part of one of {names}; got {only!r}")
+    path = output / f"reproduce-{experiment.name}.jsonl"
+    plans = list(_plans(experiment, chosen, seeds, minutes, lr, data))
+    for case, settings in plans:
+        folder = _folder(output / experiment.name, case, settings)
+        if results.find(results.read(path), case.name, settings) is None:
+            line = _run(experiment, case, settings, folder, console)
+            if line["interrupted"]:
+                break
+            results.put(path, line)
+    lines = results.read(path)
+    found = [results.find(lines, case.name, settings) for case, settings in plans]
+    picture = _drawn(experiment, plans, output)
+    return Reproduced([line for line in found if line is not None], path, picture)
+
+
+def _plans(
+    experiment: Experiment,
+    cases: list[Case],
+    seeds: int,
+    minutes: float | None,
+    lr: float | None,
+    data: str | None,
+) -> Iterator[tuple[Case, Settings]]:
+    """Every run, with all its settings checked before the first one starts."""
+    for case in cases:
+        for seed in range(seeds):
+            given: dict[str, Any] = experiment.settings | case.settings
+            given |= {"seed": seed, "minutes": experiment.minutes if minutes is None else minutes}
+            given["task_options"] = case.task_options | {"data": data}
+            if lr is not None:
+                given["lr"] = lr
+            yield case, create_settings(experiment.task, case.model, **given)
+
+
+def _folder(runs: Path, case: Case, settings: Settings) -> Path:
+    return runs / f"{case.name}-lr{settings.lr:g}-seed{settings.seed}"
+
+
+def _run(
+    experiment: Experiment, case: Case, settings: Settings, folder: Path, console: Console
+) -> Line:
+    begun = (folder / "config.json").exists()
+    console.print(f"{case.title}, seed {settings.seed}", highlight=False)
+    shown = functools.partial(experiment.shown, case)
+    summary = train(settings, folder, begun, console, shown)
+    evaluations = [e for e in read_metrics(folder / "metrics.jsonl") if "test_loss" in e]
+    return {
+        "experiment": experiment.name,
+        "case": case.name,
+        "date": datetime.date.today().isoformat(),
+        "settings": results.identity(settings),
+        "minutes": settings.minutes,
+        "shown": shown(evaluations),
+        "solved_after": next((e["seconds"] for e in evaluations if e["test_solved"]), None),
+        **summary,
+    }
+
+
+def _drawn(experiment: Experiment, plans: list[tuple[Case, Settings]], runs: Path) -> Path | None:
+    """Draw the first run of each case that has one; return where, None if there is nothing."""
+    pictured: dict[str, tuple[Case, Path]] = {}
+    for case, settings in plans:
+        folder = _folder(runs / experiment.name, case, settings)
+        if (folder / "summary.json").exists():
+            pictured.setdefault(case.name, (case, folder))
+    if experiment.draw is None or not pictured:
+        return None
+    path = runs / f"reproduce-{experiment.name}.png"
+    experiment.draw(path, list(pictured.values()))
+    return path

@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from longrnn.experiments import EXPERIMENTS
+
+
+def test_without_a_name_experiments_are_listed(longrnn):
+    status, out, err = longrnn("reproduce")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+    assert all(len(line) < 120 for line in lines)
+
+
+def test_ours_is_printed_beside_theirs(longrnn):
+    line = "reproduce skip-adding --only skip-gru --budget 0.002 --output out"
+    status, out, err = longrnn(line)
+    assert (status, err) == (0, "")
+    for text in ("1708.06834", "Skip GRU, λ = 1e-5", "| 50.7 ± 2.6 %", "| 9.40e+05", "ms/seq"):
+        assert text in out
+    assert "out/reproduce-skip-adding.jsonl" in out
+    assert "out/reproduce-skip-adding.png" in out
+    lines = Path("out/reproduce-skip-adding.jsonl").read_text().splitlines()
+    assert [json.loads(x)["case"] for x in lines] == ["skip-gru-1e-5", "skip-gru-0"]
+    status, again, _ = longrnn(line)
+    assert status == 0
+    assert "steps/s" not in again  # nothing was trained
+    assert out.endswith(again)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("reproduce skip", "experiment must be one of skip-adding, skip-frequency, skip-digits"),
+        ("reproduce skip-adding --only none", "only must be part of one of skip-lstm-1e-5"),
+        ("reproduce skip-adding --seeds 0", "seeds must be a positive integer, got 0"),
+        ("reproduce skip-adding --budget 0", "minutes must be a positive number, got 0.0"),
+        ("reproduce skip-adding --lr 0", "lr must be a positive number, got 0.0"),
+        ("reproduce skip-adding --data-dir x", "task adding takes length, not data"),
+        ("reproduce skip-digits --data-dir x", "data must be a folder with train-images-idx3"),
+    ],
+)
+def test_bad_input_is_one_line(longrnn, line, message):
+    status, _, err = longrnn(line)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
