@@ -28,7 +28,8 @@ class EventsForecast(Task):
     is among the 20 likeliest; the loss is the cross-entropy.
 
     Args:
-        batch_size: Sequences drawn together; an epoch is about as many events as are there.
+        batch_size: Sequences drawn together; an epoch is about as many events as are there, and
+            as many stretches are held out as recordings.
         seed: Which stretches are drawn.
         data: As in the task nmnist.
         length: Events of a stretch; recordings with fewer are padded.
@@ -53,16 +54,11 @@ class EventsForecast(Task):
         check_length(length, BURN_IN + 1)
         self.length = length
         train, test, self.note = find_recordings(data, AHEAD + BURN_IN + 1)
-        self.train_set, self.test_set = (
-            Drawn(
-                functools.partial(self._draw, found),
-                len(found.labels) * max(1, round(MEAN_EVENTS / length)),
-                seed,
-                split,
-                batch_size,
-            )
-            for split, found in enumerate((train, test))
-        )
+        samples = len(train.labels) * max(1, round(MEAN_EVENTS / length))
+        draw = functools.partial(self._draw, train)
+        self.train_set = Drawn(draw, samples, seed, 0, batch_size)
+        draw = functools.partial(self._draw, test)
+        self.test_set = Drawn(draw, len(test.labels), seed, 1, batch_size)
 
     def _draw(
         self, found: Recordings, rng: np.random.Generator, count: int
