@@ -51,6 +51,14 @@ def test_only_the_first_events_of_a_recording_may_be_seen(folder):
         assert torch.equal(times, all_times[:count])
 
 
+def test_lengths_are_told_where_nothing_has_to_be_read(folder):
+    assert create_task("nmnist", 2, data=str(folder)).train_lengths == [90, 200]
+    assert create_task("nmnist", 2, data=str(folder), length=120).train_lengths == [90, 120]
+    (folder / "Train/8/3.csv").write_text("1,2,3,0\n")
+    assert create_task("nmnist", 2, data=str(folder)).train_lengths is None
+    assert create_task("nmnist", 2).train_lengths is None
+
+
 def test_a_batch_is_padded_at_the_ends(folder):
     task = create_task("nmnist", 2, data=str(folder))
     samples = [task.train_set[i] for i in range(2)]

