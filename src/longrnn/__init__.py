@@ -25,6 +25,8 @@ __all__ = [
     "SRU",
     "MinGRU",
     "MinLSTM",
+    "PhasedGRU",
+    "PhasedLSTM",
     "SkipGRU",
     "SkipLSTM",
     "StronglyTypedGRU",

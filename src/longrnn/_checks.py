@@ -147,6 +147,17 @@ def check_state(name: str, state: Tensor, dims: str, expected: tuple[int, ...], 
     check_same_device(name, state, "input", x)
 
 
+def check_counter(
+    name: str, state: Tensor, dims: str, expected: tuple[int, ...], x: Tensor
+) -> None:
+    """Raise unless `state` holds whole numbers in the shape `expected` on the device of `x`."""
+    if not isinstance(state, Tensor) or state.dtype not in (torch.int32, torch.int64):
+        came = state.dtype if isinstance(state, Tensor) else type(state).__name__
+        raise ValueError(f"{name} must be a tensor of dtype int32 or int64, got {came}")
+    check_shape(name, state, dims, expected)
+    check_same_device(name, state, "input", x)
+
+
 def check_positive(**sizes: int) -> None:
     """Raise unless every named size is an integer of at least 1."""
     for name, size in sizes.items():

@@ -4,6 +4,8 @@ from longrnn.nn.gilr import GILR
 from longrnn.nn.gilr_lstm import GILRLSTM
 from longrnn.nn.min_gru import MinGRU
 from longrnn.nn.min_lstm import MinLSTM
+from longrnn.nn.phased_gru import PhasedGRU
+from longrnn.nn.phased_lstm import PhasedLSTM
 from longrnn.nn.qrnn import QRNN
 from longrnn.nn.registry import create_model, models
 from longrnn.nn.skip_gru import SkipGRU
@@ -18,6 +20,8 @@ __all__ = [
     "SRU",
     "MinGRU",
     "MinLSTM",
+    "PhasedGRU",
+    "PhasedLSTM",
     "SkipGRU",
     "SkipLSTM",
     "StronglyTypedGRU",

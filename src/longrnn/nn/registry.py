@@ -11,6 +11,8 @@ from longrnn.nn.gilr import GILR
 from longrnn.nn.gilr_lstm import GILRLSTM
 from longrnn.nn.min_gru import MinGRU
 from longrnn.nn.min_lstm import MinLSTM
+from longrnn.nn.phased_gru import PhasedGRU
+from longrnn.nn.phased_lstm import PhasedLSTM
 from longrnn.nn.qrnn import QRNN
 from longrnn.nn.skip_gru import SkipGRU
 from longrnn.nn.skip_lstm import SkipLSTM
@@ -29,6 +31,8 @@ _LAYERS: dict[str, Callable[..., nn.Module]] = {
     "min-lstm": MinLSTM,
     "skip-lstm": SkipLSTM,
     "skip-gru": SkipGRU,
+    "phased-lstm": PhasedLSTM,
+    "phased-gru": PhasedGRU,
     "lstm": nn.LSTM,
     "gru": nn.GRU,
 }

@@ -31,6 +31,7 @@ class RecurrentStack(nn.Module):
     state_type: ClassVar[type | None] = None  # a NamedTuple; None where the state is one tensor
     keeps_inputs: ClassVar[bool] = False  # the last field of the state is the past inputs
     scalars: ClassVar[tuple[str, ...]] = ()  # fields of the state with one number a sequence
+    counters: ClassVar[tuple[str, ...]] = ()  # such fields with a whole number
     options: ClassVar[tuple[str, ...]] = ()  # attributes that `extra_repr` also shows
     kernel_size: int = 1
 
@@ -155,22 +156,31 @@ class RecurrentStack(nn.Module):
         state: State,
         lengths: Tensor | None,
         cu_seqlens: Tensor | None,
+        **along: Tensor,
     ) -> tuple[tuple[Any, ...], State]:
-        """What `forward` does, with one result or several at every step."""
+        """What `forward` does, with one result or several at every step.
+
+        `along` are tensors that lie as the input does and go to `_run` as they are.
+        """
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, state, lengths, cu_seqlens)
+            return self._forward_packed(input, state, lengths, cu_seqlens, along)
         rows = self._check_input(input, lengths, cu_seqlens)
         unbatched = input.ndim == 2 and cu_seqlens is None
-        x = input.unsqueeze(1) if unbatched else input
+        x = input
+        if unbatched:
+            x, along = x.unsqueeze(1), {name: y.unsqueeze(1) for name, y in along.items()}
         time_first = unbatched or not self.batch_first
         if lengths is not None:
             lengths = lengths.to(x.device, torch.int64)
             if unbatched:
                 lengths = lengths.reshape(1)
-            x = _without_padding(x, lengths, 0 if time_first else 1)
+            inside = _inside(lengths, x, 0 if time_first else 1)
+            x = x.where(inside.unsqueeze(-1), 0.0)
+            along = {name: y.where(inside, 0) for name, y in along.items()}
         elif cu_seqlens is not None:
             cu_seqlens = cu_seqlens.to(x.device, torch.int64)
         layout = {"lengths": lengths, "cu_seqlens": cu_seqlens, "batch_first": not time_first}
+        layout |= along
         members = self._members(state, x, rows, unbatched)
         outputs, members = self._run_layers(x, members, layout)
         last = members[0] if self.state_type is None else self.state_type(*members)
@@ -212,6 +222,7 @@ class RecurrentStack(nn.Module):
         state: State,
         lengths: Tensor | None,
         cu_seqlens: Tensor | None,
+        along: dict[str, Tensor],
     ) -> tuple[tuple[PackedSequence, ...], State]:
         if lengths is not None or cu_seqlens is not None:
             name = "cu_seqlens" if lengths is None else "lengths"
@@ -221,7 +232,8 @@ class RecurrentStack(nn.Module):
         if state is not None and to_sorted is not None:
             self._check_state(state, data, int(batch_sizes[0]), False)
             state = map_state(lambda s: s.index_select(1, to_sorted), state)
-        outputs, last = self._forward(data.index_select(0, order), state, None, ends)
+        along = {name: y.index_select(0, order) for name, y in along.items()}
+        outputs, last = self._forward(data.index_select(0, order), state, None, ends, **along)
         if from_sorted is not None:
             last = map_state(lambda s: s.index_select(1, from_sorted), last)
         packed = tuple(
@@ -280,6 +292,8 @@ class RecurrentStack(nn.Module):
                     _checks.check_state(label, member[k], f"kept {letter}m", shape, x)
             elif name in self.scalars:
                 _checks.check_state(f"state.{name}", member, f"1 {letter}1", (1, *batch, 1), x)
+            elif name in self.counters:
+                _checks.check_counter(f"state.{name}", member, f"1 {letter}1", (1, *batch, 1), x)
             else:
                 _checks.check_state(f"state.{name}", member, dims, stacked, x)
 
@@ -314,8 +328,7 @@ def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
     return type(state)(*members) if hasattr(state, "_fields") else tuple(members)
 
 
-def _without_padding(x: Tensor, lengths: Tensor, time: int) -> Tensor:
-    """Zero what lies past each sequence's end: 0 * nan would reach the weights' gradients."""
+def _inside(lengths: Tensor, x: Tensor, time: int) -> Tensor:
+    """Which steps lie within their sequence: 0 * nan would reach the weights' gradients."""
     steps = torch.arange(x.shape[time], device=x.device)
-    valid = steps.unsqueeze(1 - time) < lengths.unsqueeze(time)
-    return x.where(valid.unsqueeze(-1), 0.0)
+    return steps.unsqueeze(1 - time) < lengths.unsqueeze(time)

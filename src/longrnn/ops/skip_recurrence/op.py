@@ -85,8 +85,8 @@ def skip_recurrence(
         [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
     """
     dim = 1 if batch_first and cu_seqlens is None else 0
-    _check(x, weights, weight_u, hidden, cells, update_prob, accum_prob, cell, masks, lengths,
-           cu_seqlens, dim)  # fmt: skip
+    _check(x, weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob, cell, masks,
+           lengths, cu_seqlens, dim)  # fmt: skip
     wide = torch.promote_types(x.dtype, torch.float32)
     tensors = (
         x,
@@ -130,6 +130,7 @@ def _check(
     x: Tensor,
     weights: Sequence[Tensor],
     weight_u: Tensor,
+    bias_u: Tensor,
     hidden: Tensor,
     cells: Tensor | None,
     update_prob: Tensor,
@@ -147,7 +148,11 @@ def _check(
     rank = 3 if cu_seqlens is None else 2
     if x.ndim != rank:
         raise ValueError(f"x must have {rank} dimensions, got shape {tuple(x.shape)}")
+    if cu_seqlens is not None:
+        _checks.check_cu_seqlens_shape("cu_seqlens", cu_seqlens)
     rows = x.shape[1 - dim] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    _checks.check_shape("weight_u", weight_u, "gate n", (1, None))
+    _checks.check_shape("bias_u", bias_u, "gate", (1,))
     depth, n, gates = len(weights) // 3, weight_u.shape[-1], 4 if cell == "lstm" else 3
     if len(weights) != 3 * depth or depth == 0:
         raise ValueError(f"weights must be three tensors a layer, got {len(weights)}")
@@ -249,8 +254,8 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     if torch.is_grad_enabled() or not (x.device.type != "cpu" or _native.available()):
 
         def plain(x: Any, *rest: Any) -> Results:
-            weights, gate_and_state = rest[: ctx.layers], rest[ctx.layers :]
-            return skip_recurrence_plain(x, weights, *gate_and_state, *ragged, ctx.cell, ctx.dim)
+            arguments = (*rest[ctx.layers :], *ragged, ctx.cell, ctx.dim)
+            return skip_recurrence_plain(x, rest[: ctx.layers], *arguments)
 
         firsts = differentiate_plain(plain, inputs, grads[:6])
     else:
