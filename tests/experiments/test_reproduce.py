@@ -74,9 +74,12 @@ def test_a_run_killed_before_its_line_was_written_is_tested_again(rerun, monkeyp
 def test_a_stopped_run_has_no_line_and_goes_on(rerun, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("longrnn.train.run.StopSignal.__enter__", raised)
-        assert rerun(minutes=1.0).lines == []
+        done = rerun(minutes=1.0)
+    assert (done.lines, done.stopped) == ([], True)
     seen = trained(monkeypatch)
-    (line,) = rerun(only="skip").lines
+    done = rerun(only="skip")
+    assert not done.stopped
+    (line,) = done.lines
     assert seen == [("skip-gru", 0, 1e-2)]
     assert line["steps"] > 1
 

@@ -52,6 +52,8 @@ def reproduce(
         console=console,
     )
     _show(chosen, done.lines, console)
+    if done.stopped:
+        console.print("stopped: the same command goes on", highlight=False)
     for path in (done.path, done.picture):
         if path is not None and path.exists():
             print(path)

@@ -21,6 +21,7 @@ class Reproduced(NamedTuple):
     lines: list[Line]
     path: Path
     picture: Path | None
+    stopped: bool
 
 
 def reproduce(
@@ -49,7 +50,8 @@ def reproduce(
 
     Returns:
         The lines of what was asked for, those of earlier calls included but not those of runs
-        that were stopped; where they are; and the picture, if there is one.
+        that were stopped; where they are; the picture, if there is one; and whether a run was
+        stopped.
 
     Raises:
         ValueError: If a setting is not legal or there is no such case; as `train`.
@@ -72,7 +74,8 @@ def reproduce(
     lines = results.read(path)
     found = [results.find(lines, case.name, settings) for case, settings in plans]
     picture = _drawn(experiment, plans, output)
-    return Reproduced([line for line in found if line is not None], path, picture)
+    done = [line for line in found if line is not None]
+    return Reproduced(done, path, picture, stopped=len(done) < len(plans))
 
 
 def _plans(
