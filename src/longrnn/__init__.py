@@ -7,6 +7,8 @@ from longrnn.nn import (
     SRU,
     MinGRU,
     MinLSTM,
+    PhasedGRU,
+    PhasedLSTM,
     SkipGRU,
     SkipLSTM,
     StronglyTypedGRU,
