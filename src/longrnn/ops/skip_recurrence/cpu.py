@@ -25,22 +25,23 @@ def allocate(
     empty = empty or (lambda shape, like: like.new_empty(shape))
     depth, rows, n = hidden.shape
     wide = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float32))
-    none = x.new_empty(0)
     steps = x.shape[:-1]
     results = (
         empty((*steps, n), x),
         wide.new_empty(*steps, 1),
         torch.empty_like(hidden, memory_format=torch.contiguous_format),
-        none if cells is None else torch.empty_like(cells, memory_format=torch.contiguous_format),
+        x.new_empty(0)
+        if cells is None
+        else torch.empty_like(cells, memory_format=torch.contiguous_format),
         wide.new_empty(rows, 1),
         wide.new_empty(rows, 1),
     )
-    if not keep:
-        return *results, none, none.clone(), none.clone(), none.clone(), wide
+    if not keep:  # fresh ones each: results of an op must not alias
+        return *results, *(x.new_empty(0) for _ in range(4)), wide
     kept = (
         empty((depth, *steps, 4 * n), x),
         empty((depth, *steps, n), x),
-        none.clone() if cells is None else empty((depth, *steps, n), x),
+        x.new_empty(0) if cells is None else empty((depth, *steps, n), x),
         empty((depth - 1, *steps, n), x),
         wide.new_empty(*steps, 4),
     )

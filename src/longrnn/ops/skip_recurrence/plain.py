@@ -72,7 +72,8 @@ def _padded(
     layers = range(hidden.shape[0])
     h, c = list(hidden), list(hidden if cells is None else cells)  # (B, n) each
     outputs, updates = [], []
-    for t in range(x.shape[dim]):
+    mask_at = None if masks is None else [mask.unbind(dim) for mask in masks]
+    for t, below in enumerate(x.unbind(dim)):  # indexed, each step's gradient would fill all of x
         accumulated = kappa + torch.where(p <= 1 - kappa, p, 1 - kappa)  # (B, 1)
         u = binarize(accumulated)
         if lengths is not None:
@@ -80,14 +81,11 @@ def _padded(
             u = u.where(valid, 0.0)
             accumulated = accumulated.where(valid, kappa)
         take = u.to(x.dtype)
-        below = x.select(dim, t)
         for k in layers:
             new_h, new_c = candidate(below, h[k], c[k], *weights[3 * k : 3 * k + 3])
             h[k] = take * new_h + (1 - take) * h[k]
             c[k] = take * new_c + (1 - take) * c[k]
-            below = (
-                new_h if masks is None or k + 1 not in layers else new_h * masks[k].select(dim, t)
-            )
+            below = new_h if mask_at is None or k + 1 not in layers else new_h * mask_at[k][t]
         new_p = (new_c.to(p.dtype) @ weight_u.to(p.dtype).T + bias_u.to(p.dtype)).sigmoid()
         p = u * new_p + (1 - u) * p
         kappa = (1 - u) * accumulated
