@@ -53,17 +53,21 @@ template <class T>
 struct Clock {
   int64_t n;
   Buffer<double> period, frequency, shift;
-  Buffer<T> on_ratio;
+  Buffer<T> on_ratio, inverse_ratio, narrow_frequency;
   T leak;
 
   Clock(int64_t n, const T* given_period, const T* given_shift, const T* given_ratio, double leak)
       : n(n), period(zeros<double>(padded<T>(n))), frequency(zeros<double>(padded<T>(n))),
-        shift(zeros<double>(padded<T>(n))), on_ratio(zeros<T>(padded<T>(n))), leak(T(leak)) {
+        shift(zeros<double>(padded<T>(n))), on_ratio(zeros<T>(padded<T>(n))),
+        inverse_ratio(zeros<T>(padded<T>(n))), narrow_frequency(zeros<T>(padded<T>(n))),
+        leak(T(leak)) {
     for (int64_t j = 0; j < padded<T>(n); j++) {
       period[j] = j < n ? double(given_period[j]) : 1;
       frequency[j] = 1 / period[j];
       shift[j] = j < n ? double(given_shift[j]) : 0;
       on_ratio[j] = j < n ? given_ratio[j] : T(1);
+      inverse_ratio[j] = 1 / on_ratio[j];
+      narrow_frequency[j] = T(frequency[j]);
     }
   }
 
@@ -79,9 +83,8 @@ struct Clock {
       rest = rest >= p ? rest - p : rest;
       V part = rest * load(&frequency[j]);
       part = part < 1 ? part : V{};
-      for (int i = 0; i < kLanes<double>; i++) phase[j + i] = T(part[i]);
-      if (cycles)
-        for (int i = 0; i < kLanes<double>; i++) cycles[j + i] = T(turns[i]);
+      store_as<double>(phase + j, part);
+      if (cycles) store_as<double>(cycles + j, turns);
     }
   }
 
@@ -91,9 +94,9 @@ struct Clock {
   };
   Opening<Vector<T>> opening(const T* phase, int64_t j) const {
     using V = Vector<T>;
-    const V r = load(&on_ratio[j]), phi = load(phase + j), part = phi / r;
-    const auto open = phi < r, rising = part < T(0.5);
-    const V ramp = rising ? 2 * part : 2 - 2 * part, slope = rising ? 2 / r : -2 / r;
+    const V per_ratio = load(&inverse_ratio[j]), phi = load(phase + j), part = phi * per_ratio;
+    const auto open = phi < load(&on_ratio[j]), rising = part < T(0.5);
+    const V ramp = rising ? 2 * part : 2 - 2 * part, slope = rising ? 2 * per_ratio : -2 * per_ratio;
     return {open ? ramp : leak * phi, open ? slope : all<V>(leak), open ? -slope * part : V{}};
   }
 };
@@ -242,10 +245,10 @@ class ForwardTeam {
   Buffer<T> gates_, states_, cells_, phase_;
 };
 
-// sums[b] = the dot product of `row` with weights[b], B rows that lie `apart`.
+// sum[b] grows, lane by lane, by the dot product of `row` with weights[b], B rows `apart`.
 template <class T, int B, class Stored>
-void dot_products(const T* row, const Stored* weights, int64_t apart, int64_t count, T* sums) {
-  Vector<T> sum[B] = {};
+void add_products(const T* row, const Stored* weights, int64_t apart, int64_t count,
+                  Vector<T>* sum) {
   int64_t j = 0;
   for (; j + kLanes<T> <= count; j += kLanes<T>) {
     const Vector<T> along = load(row + j);
@@ -253,11 +256,10 @@ void dot_products(const T* row, const Stored* weights, int64_t apart, int64_t co
     for (int b = 0; b < B; b++) sum[b] += along * load_as<T>(weights + b * apart + j);
   }
   if (j < count) {
-    const Vector<T> along = load_some<T>(row + j, count - j);
+    const Vector<T> along = load(row + j);
 #pragma GCC unroll 4
     for (int b = 0; b < B; b++) sum[b] += along * load_some<T>(weights + b * apart + j, count - j);
   }
-  for (int b = 0; b < B; b++) sums[b] += sum_of<T>(sum[b]);
 }
 
 // Only the open units, one sequence after the other: a closed one keeps its state bit by bit.
@@ -323,17 +325,16 @@ class OpenUnits {
     load_row(x_.get(), call_.x + row * m, m);
     for (int64_t i = 0; i < count; i++) {
       const int64_t j = open_[i];
-      T sums[4];
-      for (int b = 0; b < 4; b++) sums[b] = T(call_.bias[b * n + j]);
+      V sum[4] = {};
       if constexpr (Cell::kGates == 4) {
-        dot_products<T, 4>(h_.get(), call_.weight_hh + j * n, n * n, n, sums);
-        dot_products<T, 4>(x_.get(), call_.weight_ih + j * m, n * m, m, sums);
-      } else {  // the weights' rows are r, z, n; sums' are n from x, r, z, n from h
-        dot_products<T, 3>(h_.get(), call_.weight_hh + j * n, n * n, n, sums + 1);
-        dot_products<T, 2>(x_.get(), call_.weight_ih + j * m, n * m, m, sums + 1);
-        dot_products<T, 1>(x_.get(), call_.weight_ih + (2 * n + j) * m, 0, m, sums);
+        add_products<T, 4>(h_.get(), call_.weight_hh + j * n, n * n, n, sum);
+        add_products<T, 4>(x_.get(), call_.weight_ih + j * m, n * m, m, sum);
+      } else {  // the weights' rows are r, z, n; sum's are n from x, r, z, n from h
+        add_products<T, 3>(h_.get(), call_.weight_hh + j * n, n * n, n, sum + 1);
+        add_products<T, 2>(x_.get(), call_.weight_ih + j * m, n * m, m, sum + 1);
+        add_products<T, 1>(x_.get(), call_.weight_ih + (2 * n + j) * m, 0, m, sum);
       }
-      for (int b = 0; b < 4; b++) work(b)[i] = sums[b];
+      for (int b = 0; b < 4; b++) work(b)[i] = sum_of<T>(sum[b]) + T(call_.bias[b * n + j]);
       work(kH)[i] = h_[j];
       work(kC)[i] = c_[j];
       work(kOpen)[i] = opening_[j];
@@ -466,9 +467,7 @@ class BackwardTeam {
       store(grad_h + j, (1 - opening.k) * gh + dh);
       store(grad_c + j, (1 - opening.k) * gc + dc);
       // The phase moves by 1 / period with the time, and against the shift.
-      V frequency;
-      for (int l = 0; l < kLanes<T>; l++) frequency[l] = T(call_.clock.frequency[j + l]);
-      const V by_since = by_k * opening.slope * frequency;
+      const V by_since = by_k * opening.slope * load(&call_.clock.narrow_frequency[j]);
       by_time += by_since;
       const V grown[] = {dw[0], dw[1], dw[2], -by_since * load(&cycles_[j]), -by_since,
                          by_k * opening.by_ratio};

@@ -87,7 +87,8 @@ inline Vector<T> pick(Vector<T> a, Vector<T> b, LaneIndex<T> index) {
 #endif
 }
 
-// As many 16-bit numbers as a vector holds floats.
+// As many floats as a vector holds doubles, and 16-bit numbers as it holds floats.
+typedef float HalfFloats __attribute__((vector_size(kVectorBytes / 2)));
 typedef Float16 Halves __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint32_t WideBits __attribute__((vector_size(kVectorBytes)));
@@ -112,6 +113,9 @@ template <class T, class Stored>
 inline void store_as(Stored* p, Vector<T> v) {
   if constexpr (std::is_same_v<Stored, T>) {
     store(p, v);
+  } else if constexpr (std::is_same_v<T, double>) {
+    const HalfFloats narrow = __builtin_convertvector(v, HalfFloats);
+    __builtin_memcpy(p, &narrow, sizeof narrow);
   } else if constexpr (std::is_same_v<Stored, BFloat16>) {
     const WideBits u = __builtin_bit_cast(WideBits, v);
     const WideBits rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to nearest, ties to even
@@ -156,9 +160,11 @@ inline void store_some(Stored* p, Vector<T> v, int64_t count) {
 
 template <class T>
 inline T sum_of(Vector<T> v) {
-  T sum = 0;
-  for (int i = 0; i < kLanes<T>; i++) sum += v[i];
-  return sum;
+  LaneIndex<T> lane;
+  for (int i = 0; i < kLanes<T>; i++) lane[i] = i;
+#pragma GCC unroll 4
+  for (int half = kLanes<T> / 2; half; half /= 2) v += pick<T>(v, v, lane ^ half);
+  return v[0];
 }
 
 // A row of computed numbers, padded to whole vectors, from a stored one, and back.

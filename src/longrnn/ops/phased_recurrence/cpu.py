@@ -9,7 +9,9 @@ from longrnn import _native
 from longrnn.ops._hidden_call import hidden_call, pointer
 from longrnn.ops.candidates import input_gradient, weight_gradients
 
-DENSE_FROM = 0.4  # mean of on_ratio from which packed products of every row are faster
+# Share of open units from which products of every row, packed, are faster: of many sequences,
+# which share them, and of one alone.
+DENSE_FROM, DENSE_FROM_ALONE = 0.25, 0.6
 
 
 def allocate(
@@ -62,7 +64,10 @@ def forward(
 ) -> tuple[Tensor, ...]:
     """Run the layer; see `op.py` for what the arguments mean."""
     results = allocate(x, hidden, cells, keep, _native.empty)
-    sparse = not keep and leak == 0 and float(on_ratio.mean()) < DENSE_FROM
+    sparse = not keep and leak == 0
+    if sparse:
+        rows = hidden.shape[0]
+        sparse = float(on_ratio.mean()) < max(DENSE_FROM, DENSE_FROM_ALONE / max(rows, 1))
     lengths, cu_seqlens, *inputs = (
         None if t is None else t.contiguous()
         for t in (
