@@ -61,6 +61,16 @@ def check_same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> N
         )
 
 
+def check_fits(name: str, x: Tensor, owner: str, weight: Tensor) -> None:
+    """Raise unless `x` has the device of the owner's weight, and its dtype or autocast."""
+    check_same_device(name, x, owner, weight)
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"{name} must have {owner}'s dtype ({weight.dtype}), got {x.dtype}: convert one of "
+            "them, or use torch.autocast"
+        )
+
+
 def check_integers(name: str, x: Tensor, dims: str, length: int | None) -> None:
     """Raise unless `x` is a one-dimensional integer tensor of `length` elements (None: any)."""
     if not isinstance(x, Tensor):

@@ -8,6 +8,7 @@ from longrnn.nn.phased_gru import PhasedGRU
 from longrnn.nn.phased_lstm import PhasedLSTM
 from longrnn.nn.qrnn import QRNN
 from longrnn.nn.registry import create_model, models
+from longrnn.nn.skip_cells import SkipGRUCell, SkipLSTMCell
 from longrnn.nn.skip_gru import SkipGRU
 from longrnn.nn.skip_lstm import SkipLSTM
 from longrnn.nn.sru import SRU
@@ -23,7 +24,9 @@ __all__ = [
     "PhasedGRU",
     "PhasedLSTM",
     "SkipGRU",
+    "SkipGRUCell",
     "SkipLSTM",
+    "SkipLSTMCell",
     "StronglyTypedGRU",
     "StronglyTypedLSTM",
     "StronglyTypedRNN",

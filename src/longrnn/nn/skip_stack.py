@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from longrnn.nn.stack import State
-from longrnn.nn.torch_stack import TorchStack
+from longrnn.nn.torch_stack import TorchStack, computed_dtype
 from longrnn.ops.skip_recurrence.op import skip_recurrence
 
 
@@ -69,15 +69,11 @@ class SkipStack(TorchStack):
         gate = {"weight_u": (1, self.hidden_size), "bias_u": (1,)}
         return gate | dict.fromkeys(self._starts, start)
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """As in the paper's code: Glorot weights, a gate open at first, a normal initial state."""
         super().reset_parameters()
-        bound = math.sqrt(6 / (self.hidden_size + 1))
-        self.weight_u.uniform_(-bound, bound)
-        self.bias_u.fill_(self.update_bias)
-        for name in self._starts:
-            getattr(self, name).normal_()
+        starts = [getattr(self, name) for name in self._starts]
+        reset_gate(self.weight_u, self.bias_u, self.update_bias, starts)
 
     def forward(  # type: ignore[override]
         self,
@@ -91,7 +87,7 @@ class SkipStack(TorchStack):
         (output, updates), last = self._forward(input, state, lengths, cu_seqlens)
         return output, last, updates
 
-    def macs(self, updates: Tensor) -> Tensor:
+    def macs(self, updates: Tensor | PackedSequence) -> Tensor:
         """Multiply-adds of the matrix products that `updates` took, by the paper's rule.
 
         An update costs G n (n + m) in each layer, G = 4 for an LSTM and 3 for a GRU, and n for
@@ -103,6 +99,8 @@ class SkipStack(TorchStack):
         Returns:
             One number: the total, in float64.
         """
+        if isinstance(updates, PackedSequence):
+            updates = updates.data
         n = self.hidden_size
         layers = sum(self.gates * n * (n + width) for width in self._widths)
         return updates.sum(dtype=torch.float64) * (layers + n)
@@ -123,9 +121,7 @@ class SkipStack(TorchStack):
             for names in self._names
             for w in self._op_weights([getattr(self, name) for name in names])
         ]
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weights = x.to(dtype), [w.to(dtype) for w in weights]
+        x = x.to(computed_dtype(x))
         masks = None
         if self.dropout and self.training and self.num_layers > 1:
             ones = x.new_ones(self.num_layers - 1, *x.shape[:-1], self.hidden_size)
@@ -150,11 +146,38 @@ class SkipStack(TorchStack):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # A checkpoint of nn.LSTM or nn.GRU: go on as that layer, which starts from zeros and
-        # updates at every step, until training changes it.
-        own = {prefix + name: getattr(self, name) for name in self._stack_shapes()}
-        if prefix + self._names[0][0] in state_dict and not own.keys() & state_dict.keys():
-            for name, parameter in own.items():
-                state_dict[name] = torch.zeros_like(parameter)
-            state_dict[prefix + "bias_u"] += 1.0
+        own = {name: getattr(self, name) for name in self._stack_shapes()}
+        complete_checkpoint(state_dict, prefix, self._names[0][0], own)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+@torch.no_grad()
+def reset_gate(
+    weight_u: Tensor, bias_u: Tensor, update_bias: float, starts: Sequence[Tensor]
+) -> None:
+    """Draw the gate's weights as Glorot and Bengio do, and initial states from N(0, 1)."""
+    bound = math.sqrt(6 / (weight_u.shape[1] + 1))
+    weight_u.uniform_(-bound, bound)
+    bias_u.fill_(update_bias)
+    for start in starts:
+        start.normal_()
+
+
+def complete_checkpoint(
+    state_dict: dict[str, Any], prefix: str, weight: str, own: dict[str, Tensor]
+) -> None:
+    """Let a checkpoint of torch's layer or cell load into one that skips.
+
+    It goes on as that layer, which starts from zeros and updates at every step, until training
+    changes it.
+
+    Args:
+        state_dict: The checkpoint; gains what it lacks.
+        prefix: Of the names in it.
+        weight: A parameter that torch's has too, by which a checkpoint of it is known.
+        own: The parameters that torch's lacks, by their names.
+    """
+    if prefix + weight in state_dict and not any(prefix + name in state_dict for name in own):
+        for name, parameter in own.items():
+            state_dict[prefix + name] = torch.zeros_like(parameter)
+        state_dict[prefix + "bias_u"] += 1.0

@@ -256,12 +256,7 @@ class RecurrentStack(nn.Module):
                 _checks.check_shape("input", x, "T m", (None, m))
             _checks.check_shape("input", x, layout, (None, None, m))
         weight: Tensor = getattr(self, self._names[0][0])
-        _checks.check_same_device("input", x, "the layer", weight)
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(
-                f"input must have the layer's dtype ({weight.dtype}), got {x.dtype}: convert one "
-                "of them, or use torch.autocast"
-            )
+        _checks.check_fits("input", x, "the layer", weight)
         if cu_seqlens is not None:
             _checks.check_cu_seqlens("cu_seqlens", cu_seqlens, shape[0])
             return cu_seqlens.shape[0] - 1

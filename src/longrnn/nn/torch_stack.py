@@ -27,26 +27,36 @@ class TorchStack(RecurrentStack):
             "bias_hh": (rows,),
         }
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw weights as Glorot and Bengio do for [x, h] and the gates together.
-
-        Biases are zero, those of an LSTM's forget gate and of a GRU's gates 1.
-        """
-        n = self.hidden_size
-        remembering = slice(n, 2 * n) if self.gates == 4 else slice(2 * n)
-        for width, names in zip(self._widths, self._names, strict=True):
-            bound = math.sqrt(6 / (width + n + self.gates * n))
-            for name in names:
-                parameter = getattr(self, name)
-                if name.startswith("weight_ih") or name.startswith("weight_hh"):
-                    parameter.uniform_(-bound, bound)
-                elif parameter is not None:
-                    parameter.zero_()
-                    if name.startswith("bias_ih"):
-                        parameter[remembering] = 1.0
+        """Draw each layer's parameters with `reset_cell`."""
+        for names in self._names:
+            reset_cell(*(getattr(self, name) for name in names[:4]))
 
     def _op_weights(self, weights: list[Any]) -> list[Tensor]:
         """The two weights and the 4 n biases that the ops take."""
         weight_ih, weight_hh, bias_ih, bias_hh = weights[:4]
         return [weight_ih, weight_hh, merge_biases(self.cell, bias_ih, bias_hh, weight_hh)]
+
+
+@torch.no_grad()
+def reset_cell(
+    weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
+) -> None:
+    """Draw weights as Glorot and Bengio do for [x, h] and the gates together.
+
+    Biases are zero, those of an LSTM's forget gate and of a GRU's gates 1.
+    """
+    rows, n = weight_hh.shape
+    bound = math.sqrt(6 / (weight_ih.shape[1] + n + rows))
+    weight_ih.uniform_(-bound, bound)
+    weight_hh.uniform_(-bound, bound)
+    if bias_ih is not None and bias_hh is not None:
+        bias_hh.zero_()
+        bias_ih.zero_()
+        bias_ih[n if rows == 4 * n else 0 : 2 * n] = 1.0
+
+
+def computed_dtype(x: Tensor) -> torch.dtype:
+    """The type in which products with `x` are computed: autocast's, or its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
