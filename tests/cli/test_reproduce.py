@@ -37,7 +37,6 @@ def test_ours_is_printed_beside_theirs(longrnn):
         ("reproduce skip-adding --only none", "only must be part of one of skip-lstm-1e-5"),
         ("reproduce skip-adding --seeds 0", "seeds must be a positive integer, got 0"),
         ("reproduce skip-adding --budget 0", "minutes must be a positive number, got 0.0"),
-        ("reproduce skip-adding --lr 0", "lr must be a positive number, got 0.0"),
         ("reproduce skip-adding --data-dir x", "task adding takes length, not data"),
         ("reproduce skip-digits --data-dir x", "data must be a folder with train-images-idx3"),
     ],

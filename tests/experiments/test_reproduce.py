@@ -89,13 +89,13 @@ def raised(self):
     return self
 
 
-def test_another_learning_rate_is_another_run(rerun, experiment):
+def test_quick_runs_are_kept_apart(rerun, experiment):
     rerun(only="plain")
-    done = rerun(only="plain", lr=0.5)
+    done = rerun({"quick": {"lr": 0.5}}, only="plain", quick=True)
     assert [line["settings"]["lr"] for line in done.lines] == [0.5]
     lines = results.read(done.path)
     assert [line["settings"]["lr"] for line in lines] == [0.01, 0.5]
-    assert [row[0] for row in table(experiment, lines)[1]] == ["SRU", "SRU (rate 0.5)"]
+    assert [row[0] for row in table(experiment, lines)[1]] == ["SRU", "SRU (quick)"]
 
 
 def test_ours_stands_beside_theirs(rerun, experiment):
@@ -127,7 +127,6 @@ def test_a_line_of_an_earlier_version_is_still_found(rerun, monkeypatch):
         ({"only": "none"}, "only must be part of one of skip, plain, short; got 'none'"),
         ({"seeds": 0}, "seeds must be a positive integer, got 0"),
         ({"minutes": 0}, "minutes must be a positive number, got 0"),
-        ({"lr": -1.0}, "lr must be a positive number, got -1.0"),
         ({"data": "x"}, "task adding takes length, not data; got data='x'"),
     ],
 )
@@ -152,8 +151,8 @@ def test_every_experiment_can_be_set_up(name):
     assert len(set(names)) == len(names)
     for case in chosen.cases:
         assert len(case.published) == len(chosen.columns)
-        settings = create_settings(chosen.task, case.model, **(chosen.settings | case.settings))
-        assert settings.lr == chosen.settings["lr"]
+        for given in (chosen.settings, chosen.settings | chosen.quick):
+            create_settings(chosen.task, case.model, **(given | case.settings))
 
 
 SKIP = [EXPERIMENTS["skip-adding"], EXPERIMENTS["skip-digits"]]

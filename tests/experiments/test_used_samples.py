@@ -38,7 +38,7 @@ def test_a_picture_marks_the_samples_that_were_used(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         used_samples, "mark_line", lambda *args: marked.append(args) or mark_line(*args)
     )
-    chosen.draw(tmp_path / "picture.png", [case])
+    assert chosen.draw(tmp_path / "picture.png", [case])
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     for _, times, values, used in marked:
         assert len(times) == len(values) == len(used) == 20
@@ -48,5 +48,5 @@ def test_a_picture_marks_the_samples_that_were_used(run, tmp_path, monkeypatch):
 
 def test_a_network_that_uses_all_samples_is_not_drawn(run, tmp_path):
     chosen, case = run("gru")
-    chosen.draw(tmp_path / "picture.png", [case])
+    assert not chosen.draw(tmp_path / "picture.png", [case])
     assert not (tmp_path / "picture.png").exists()

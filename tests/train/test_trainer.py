@@ -167,16 +167,21 @@ def test_a_charge_does_not_depend_on_how_sequences_lie(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("given", [{}, {"random_skip": 0.5}], ids=["plain", "random skips"])
-def test_each_evaluation_sees_the_same_held_out_data(tiny, monkeypatch, given):
-    monkeypatch.setattr(trainer.Trainer, "_train_batch", lambda *_: torch.ones(3))
-    losses = []
+def test_each_evaluation_is_the_same_and_leaves_no_trace(tiny, monkeypatch, given):
+    monkeypatch.setattr(trainer.Trainer, "_train_batch", lambda *_: torch.rand(3) + 1)
+    seen = []
     evaluate = trainer.Trainer.evaluate
-    monkeypatch.setattr(
-        trainer.Trainer, "evaluate", lambda self: losses.append(evaluate(self)) or losses[-1]
-    )
+
+    def noted(self):
+        before = torch.get_rng_state()
+        seen.append(evaluate(self))
+        assert torch.equal(torch.get_rng_state(), before)
+        return seen[-1]
+
+    monkeypatch.setattr(trainer.Trainer, "evaluate", noted)
     tiny(epochs=3, **given)
-    assert len(losses) == 3
-    assert len({tested[:3] for tested in losses}) == 1
+    assert len(seen) == 3
+    assert len({tested[:3] for tested in seen}) == 1
 
 
 def test_five_perfect_batches_in_a_row_solve_the_task(tiny, tmp_path, monkeypatch):

@@ -17,7 +17,9 @@ def reproduce(
         float | None, Option(help="minutes of training a case; else what the experiment says")
     ] = None,
     only: Annotated[str, Option(help="only cases whose name holds this")] = "",
-    lr: Annotated[float | None, Option(help="another learning rate than the published one")] = None,
+    quick: Annotated[
+        bool, Option("--quick", help="settings that show the result sooner than the published")
+    ] = False,
     data: Annotated[
         str | None, Option("--data-dir", "--data", help="folder of full data, for skip-digits")
     ] = None,
@@ -47,7 +49,7 @@ def reproduce(
         seeds=seeds,
         minutes=budget,
         only=only,
-        lr=lr,
+        quick=quick,
         data=data,
         console=console,
     )

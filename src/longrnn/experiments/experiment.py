@@ -65,8 +65,10 @@ class Experiment:
         minutes: Training time a case, where none is asked for.
         columns: What is compared.
         cases: The rows.
+        quick: Settings that show the result sooner than the published ones, for those who ask.
         shown: Tells from the evaluations of a case whether more training would show no more.
-        draw: Draws a picture, to a path, of the cases with their run folders.
+        draw: Draws a picture, to a path, of the cases with their run folders; tells whether
+            there was anything to be drawn.
     """
 
     name: str
@@ -77,5 +79,6 @@ class Experiment:
     minutes: float
     columns: tuple[Column, ...]
     cases: tuple[Case, ...]
+    quick: dict[str, Any] = dataclasses.field(default_factory=dict)
     shown: Callable[[Case, list[Line]], bool] = never
-    draw: Callable[[Path, list[tuple[Case, Path]]], None] | None = None
+    draw: Callable[[Path, list[tuple[Case, Path]]], bool] | None = None

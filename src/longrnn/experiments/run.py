@@ -4,7 +4,7 @@ import datetime
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -31,7 +31,7 @@ def reproduce(
     seeds: int = 1,
     minutes: float | None = None,
     only: str = "",
-    lr: float | None = None,
+    quick: bool = False,
     data: str | None = None,
     console: Console | None = None,
 ) -> Reproduced:
@@ -44,7 +44,7 @@ def reproduce(
         seeds: How many times each case is run: with seeds 0, 1, ...
         minutes: Training time a run; the experiment's own if None.
         only: Run the cases whose name holds this.
-        lr: Another learning rate than the published one; its lines are kept apart.
+        quick: Take the experiment's quick settings; these runs are kept apart.
         data: What the task's option `data` names.
         console: Where progress is shown.
 
@@ -63,17 +63,18 @@ def reproduce(
         names = ", ".join(case.name for case in experiment.cases)
         raise ValueError(f"only must be part of one of {names}; got {only!r}")
     path = output / f"reproduce-{experiment.name}.jsonl"
-    plans = list(_plans(experiment, chosen, seeds, minutes, lr, data))
+    plans = list(_plans(experiment, chosen, seeds, minutes, quick, data))
     for case, settings in plans:
-        folder = _folder(output / experiment.name, case, settings)
+        folder = _folder(output / experiment.name, case, settings.seed, quick)
         if results.find(results.read(path), case.name, settings) is None:
-            line = _run(experiment, case, settings, folder, console)
+            line = _run(experiment, case, settings, folder, console) | {"quick": quick}
             if line["interrupted"]:
                 break
             results.put(path, line)
     lines = results.read(path)
     found = [results.find(lines, case.name, settings) for case, settings in plans]
-    picture = _drawn(experiment, plans, output)
+    folders = [(case, _folder(output / experiment.name, case, 0, quick)) for case in chosen]
+    picture = _drawn(experiment, folders, output)
     done = [line for line in found if line is not None]
     return Reproduced(done, path, picture, stopped=len(done) < len(plans))
 
@@ -83,22 +84,20 @@ def _plans(
     cases: list[Case],
     seeds: int,
     minutes: float | None,
-    lr: float | None,
+    quick: bool,
     data: str | None,
 ) -> Iterator[tuple[Case, Settings]]:
     """Every run, with all its settings checked before the first one starts."""
     for case in cases:
         for seed in range(seeds):
-            given: dict[str, Any] = experiment.settings | case.settings
+            given = experiment.settings | (experiment.quick if quick else {}) | case.settings
             given |= {"seed": seed, "minutes": experiment.minutes if minutes is None else minutes}
             given["task_options"] = case.task_options | {"data": data}
-            if lr is not None:
-                given["lr"] = lr
             yield case, create_settings(experiment.task, case.model, **given)
 
 
-def _folder(runs: Path, case: Case, settings: Settings) -> Path:
-    return runs / f"{case.name}-lr{settings.lr:g}-seed{settings.seed}"
+def _folder(runs: Path, case: Case, seed: int, quick: bool) -> Path:
+    return runs / f"{case.name}{'-quick' if quick else ''}-seed{seed}"
 
 
 def _run(
@@ -121,15 +120,10 @@ def _run(
     }
 
 
-def _drawn(experiment: Experiment, plans: list[tuple[Case, Settings]], runs: Path) -> Path | None:
-    """Draw the first run of each case that has one; return where, None if there is nothing."""
-    pictured: dict[str, tuple[Case, Path]] = {}
-    for case, settings in plans:
-        folder = _folder(runs / experiment.name, case, settings)
-        if (folder / "summary.json").exists():
-            pictured.setdefault(case.name, (case, folder))
-    if experiment.draw is None or not pictured:
+def _drawn(experiment: Experiment, folders: list[tuple[Case, Path]], output: Path) -> Path | None:
+    """Draw the cases that have been run; return where, None if there is nothing to be drawn."""
+    runs = [(case, folder) for case, folder in folders if (folder / "summary.json").exists()]
+    path = output / f"reproduce-{experiment.name}.png"
+    if experiment.draw is None or not runs or not experiment.draw(path, runs):
         return None
-    path = runs / f"reproduce-{experiment.name}.png"
-    experiment.draw(path, list(pictured.values()))
     return path

@@ -7,7 +7,7 @@ import numpy as np
 
 from longrnn.experiments import used_samples
 from longrnn.experiments.experiment import Case, Column, Experiment
-from longrnn.experiments.skipping import MACS, REFERENCE, SETTINGS, settled
+from longrnn.experiments.skipping import MACS, QUICK, REFERENCE, SETTINGS, settled
 from longrnn.tasks import Task
 
 STEPS = 50
@@ -27,8 +27,8 @@ def _mark(axes: Any, task: Task, samples: np.ndarray, used: np.ndarray) -> None:
     axes.set(ylim=(-0.6, 0.6), xlabel="step (blue: the two marked)")
 
 
-def _draw(path: Path, runs: list[tuple[Case, Path]]) -> None:
-    used_samples.draw(path, runs, _mark, examples=[0, 1])
+def _draw(path: Path, runs: list[tuple[Case, Path]]) -> bool:
+    return used_samples.draw(path, runs, _mark, examples=[0, 1])
 
 
 EXPERIMENT = Experiment(
@@ -37,6 +37,7 @@ EXPERIMENT = Experiment(
     reference=f"{REFERENCE}, table 1",
     task="adding",
     settings=SETTINGS,
+    quick=QUICK,
     minutes=60.0,
     columns=(
         Column("MSE", lambda line: line["test_score"], "{:.1e}".format),

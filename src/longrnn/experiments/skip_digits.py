@@ -7,7 +7,7 @@ import numpy as np
 
 from longrnn.experiments import used_samples
 from longrnn.experiments.experiment import Case, Column, Experiment
-from longrnn.experiments.skipping import MACS, REFERENCE, SETTINGS
+from longrnn.experiments.skipping import MACS, QUICK, REFERENCE, SETTINGS
 from longrnn.tasks import Task
 
 
@@ -24,8 +24,8 @@ def _mark(axes: Any, task: Task, samples: np.ndarray, used: np.ndarray) -> None:
     axes.set(xticks=[], yticks=[])
 
 
-def _draw(path: Path, runs: list[tuple[Case, Path]]) -> None:
-    used_samples.draw(path, runs, _mark, examples=[0, 150, 350, 450])
+def _draw(path: Path, runs: list[tuple[Case, Path]]) -> bool:
+    return used_samples.draw(path, runs, _mark, examples=[0, 150, 350, 450])
 
 
 EXPERIMENT = Experiment(
@@ -34,6 +34,7 @@ EXPERIMENT = Experiment(
     reference=f"{REFERENCE}, table 2",
     task="digits",
     settings=SETTINGS,
+    quick=QUICK,
     minutes=60.0,
     columns=(
         Column("accuracy", lambda line: line["test_score"], "{:.3f}".format),

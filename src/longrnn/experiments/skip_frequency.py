@@ -7,7 +7,7 @@ import numpy as np
 
 from longrnn.experiments import used_samples
 from longrnn.experiments.experiment import Case, Column, Experiment
-from longrnn.experiments.skipping import MACS, REFERENCE, SETTINGS, settled
+from longrnn.experiments.skipping import MACS, QUICK, REFERENCE, SETTINGS, settled
 from longrnn.tasks import Task
 
 PERIODS = (1.0, 0.5)
@@ -53,8 +53,8 @@ def _mark(axes: Any, task: Task, samples: np.ndarray, used: np.ndarray) -> None:
     axes.set(ylim=(-1.2, 1.2), xlabel="ms")
 
 
-def _draw(path: Path, runs: list[tuple[Case, Path]]) -> None:
-    used_samples.draw(path, runs, _mark, examples=[0, 1])  # a wave of each class
+def _draw(path: Path, runs: list[tuple[Case, Path]]) -> bool:
+    return used_samples.draw(path, runs, _mark, examples=[0, 1])  # a wave of each class
 
 
 EXPERIMENT = Experiment(
@@ -63,6 +63,7 @@ EXPERIMENT = Experiment(
     reference=f"{REFERENCE}, table 3",
     task="frequency",
     settings=SETTINGS,
+    quick=QUICK,
     minutes=60.0,
     columns=(
         Column("accuracy", lambda line: 100 * line["test_score"], "{:.1f} %".format),

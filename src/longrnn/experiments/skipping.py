@@ -18,6 +18,7 @@ SETTINGS: dict[str, Any] = {
     "schedule": "none",
     "grad_clip": 1.0,
 }
+QUICK: dict[str, Any] = {"lr": 1e-3, "schedule": "cosine"}
 MACS = Column("MAC", lambda line: line["test_macs"], "{:.2e}".format)
 WINDOW = 5
 

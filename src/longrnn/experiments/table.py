@@ -15,15 +15,15 @@ def table(experiment: Experiment, lines: list[Line]) -> tuple[list[str], list[li
     headings = ["ours | published", *columns, "solved", "trained", "ms/seq"]
     rows = []
     for case in experiment.cases:
-        for lr in sorted({line["settings"]["lr"] for line in lines if line["case"] == case.name}):
-            own = [x for x in lines if (x["case"], x["settings"]["lr"]) == (case.name, lr)]
-            rows.append(_row(experiment, case, lr, own))
+        for quick in (False, True):
+            own = [x for x in lines if (x["case"], x["quick"]) == (case.name, quick)]
+            if own:
+                rows.append(_row(experiment, case, quick, own))
     return headings, rows
 
 
-def _row(experiment: Experiment, case: Case, lr: float, lines: list[Line]) -> list[str]:
-    usual = lr == experiment.settings["lr"]
-    cells = [case.title if usual else f"{case.title} (rate {lr:g})"]
+def _row(experiment: Experiment, case: Case, quick: bool, lines: list[Line]) -> list[str]:
+    cells = [f"{case.title}{' (quick)' if quick else ''}"]
     for column, published in zip(experiment.columns, case.published, strict=True):
         ours = _ours(column, lines)
         cells.append(f"{ours} | {published}" if published else ours)

@@ -18,7 +18,7 @@ Mark = Callable[[Any, Task, np.ndarray, np.ndarray], None]
 
 def draw(
     path: Path, runs: Sequence[tuple[Case, Path]], mark: Mark, examples: Sequence[int]
-) -> None:
+) -> bool:
     """Draw sequences of the held-out data, one a column, for each network that skips, one a row.
 
     Args:
@@ -26,6 +26,9 @@ def draw(
         runs: Cases with the run folders of their networks.
         mark: Draws one sequence.
         examples: Which of the held-out sequences.
+
+    Returns:
+        Whether any of the networks skips.
     """
     from matplotlib.figure import Figure
 
@@ -38,7 +41,7 @@ def draw(
         if updates is not None:
             rows.append((case, task, inputs.numpy(), updates[..., 0].numpy() > 0))
     if not rows:
-        return
+        return False
     columns = len(examples)
     figure = Figure(figsize=(12, 2.4 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -49,6 +52,7 @@ def draw(
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     files.write_atomically(path, image.getvalue())
+    return True
 
 
 def mark_line(axes: Any, times: np.ndarray, values: np.ndarray, used: np.ndarray) -> None:
