@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from longrnn import _checks
 from longrnn.nn.stack import State
-from longrnn.nn.torch_stack import TorchStack
+from longrnn.nn.torch_stack import TorchStack, computed_dtype
 from longrnn.ops.phased_recurrence.op import phased_recurrence
 
 
@@ -162,9 +162,8 @@ class PhasedStack(TorchStack):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         *_, peephole, log_period, shift, on_ratio = weights
         weight_ih, weight_hh, bias = self._op_weights(weights)
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight_ih, weight_hh, bias = (t.to(dtype) for t in (x, weight_ih, weight_hh, bias))
+        dtype = computed_dtype(x)
+        x, weight_ih, weight_hh, bias = (t.to(dtype) for t in (x, weight_ih, weight_hh, bias))
         # A learned ratio may step over the bounds; the gradient that brings it back stays.
         held = on_ratio + (on_ratio.clamp(1e-3, 1 - 1e-3) - on_ratio).detach()
         output, h, c = phased_recurrence(

@@ -59,4 +59,6 @@ def reset_cell(
 def computed_dtype(x: Tensor) -> torch.dtype:
     """The type in which products with `x` are computed: autocast's, or its own."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
