@@ -181,12 +181,12 @@ def test_random_skips_come_as_often_as_asked_in_training_and_evaluation():
         assert updates.mean() == pytest.approx(0.8, abs=0.01)
 
 
-def test_nothing_is_computed_for_a_skipped_step():
-    network = Network(TASK, "gru", 8, random_skip=0.5)
-    steps = []
-    network.recurrent.register_forward_pre_hook(lambda _, args: steps.append(args[0].data.shape))
+def test_skipped_steps_are_left_out_before_the_layer_runs():
+    network = Network(TASK, "sru", 8, random_skip=0.5)
+    shapes = []
+    network.recurrent.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
     updates = network(torch.randn(4, 100, 2)).updates
-    assert steps == [(int(updates.sum()), 2)]
+    assert shapes == [(4, int(updates.sum(1).max()), 2)]
 
 
 def test_an_unknown_layer_option_is_named():

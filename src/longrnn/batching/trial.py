@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from longrnn.batching.recorded import Call, first_line, untouched
 
-MOST_OPERATIONS = 2000
+MOST_OPERATIONS = 300
 """Of a call that is compiled: a loop over time is unrolled, and compilers take long over it."""
 _GAIN = 1.1  # how much faster the compiled call must be, as each bucket is compiled for seconds
 _ROUNDS = 5

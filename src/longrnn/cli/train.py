@@ -15,8 +15,8 @@ def train(
     task: Annotated[
         str,
         typer.Argument(
-            help="digits, adding, frequency, memory, text, async-frequency, two-waves, nmnist or "
-            "events-forecast"
+            help="digits, adding, frequency, memory, text, async-frequency, two-waves, nmnist, "
+            "events-forecast or spoken-digits"
         ),
     ],
     model: Annotated[list[str], Option(help="layer; several are compared")] = ["gilr-lstm"],  # noqa: B006
@@ -26,7 +26,7 @@ def train(
             "--data",
             "--data-dir",
             help="digits: folder of IDX files; text: file; nmnist, events-forecast: folder of "
-            "Train/<digit>/ and Test/<digit>/",
+            "Train/<digit>/ and Test/<digit>/; spoken-digits: folder of recordings",
         ),
     ] = None,
     length: Annotated[
@@ -40,6 +40,10 @@ def train(
     ] = None,
     sampling: Annotated[
         str | None, Option(help="async-frequency: standard, high-resolution or asynchronous")
+    ] = None,
+    frame: Annotated[int | None, Option(help="spoken-digits: raw samples a step sees")] = None,
+    speaker: Annotated[
+        str | None, Option(help="spoken-digits: whose recordings are held out, all of them")
     ] = None,
     permuted: Annotated[bool, Option("--permuted", help="digits: shuffle the pixels")] = False,
     hidden_size: Annotated[int | None, Option(help="units of a layer")] = None,
@@ -62,6 +66,10 @@ def train(
         float | None, Option(help="other layers: probability of leaving a step out, a baseline")
     ] = None,
     batch_size: Annotated[int | None, Option(help="sequences, over all processes")] = None,
+    batching: Annotated[
+        str | None,
+        Option(help="sequences of many lengths: pad, bucket, mux or packed, which pads nothing"),
+    ] = None,
     steps: Annotated[int | None, Option(help="end after so many updates")] = None,
     epochs: Annotated[int | None, Option(help="end after so many passes")] = None,
     minutes: Annotated[float | None, Option(help="end after so much training time")] = None,
@@ -97,6 +105,8 @@ def train(
             "signal_duration": signal_duration,
             "sampling": sampling,
             "permuted": permuted,
+            "frame": frame,
+            "speaker": speaker,
         },
         layer_options=layer_option or [],
         hidden_size=hidden_size,
@@ -108,6 +118,7 @@ def train(
         update_target=update_target,
         random_skip=random_skip,
         batch_size=batch_size,
+        batching=batching,
         steps=steps,
         epochs=epochs,
         minutes=minutes,

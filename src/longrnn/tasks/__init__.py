@@ -17,6 +17,7 @@ from longrnn.tasks.events_forecast import EventsForecast
 from longrnn.tasks.frequency import Frequency
 from longrnn.tasks.memory import Memory
 from longrnn.tasks.nmnist import NMNIST
+from longrnn.tasks.spoken_digits import SpokenDigits
 from longrnn.tasks.task import Sequences, Task
 from longrnn.tasks.text import Text
 from longrnn.tasks.two_waves import TwoWaves
@@ -31,6 +32,7 @@ TASKS: dict[str, type[Task]] = {
     "two-waves": TwoWaves,
     "nmnist": NMNIST,
     "events-forecast": EventsForecast,
+    "spoken-digits": SpokenDigits,
 }
 
 
@@ -61,6 +63,7 @@ __all__ = [
     "Frequency",
     "Memory",
     "Sequences",
+    "SpokenDigits",
     "Task",
     "Text",
     "TwoWaves",

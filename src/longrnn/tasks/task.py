@@ -1,6 +1,6 @@
 """What a task is: data, a loss and a score. It knows no model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +51,8 @@ class Task:
     """Whether steps have time stamps."""
     time_scale = 1.0
     """A usual distance between two steps, in the unit of the time stamps."""
+    train_lengths: Sequence[int] | None = None
+    """Steps of each training sample, for a task whose sequences differ in length."""
     collate: Callable[[list[Any]], tuple[Any, Tensor]] | None = None
     """Makes (input, target) for a batch of samples; stacks them if None."""
     score_name = "accuracy"

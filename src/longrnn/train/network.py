@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from longrnn.batching import MuxUnroll, run_padded
 from longrnn.nn import create_model
 from longrnn.tasks import Sequences, Task
 from longrnn.train import pooling as pools
-from longrnn.train.packed import run_packed
 from longrnn.train.random_skip import spread, thin
 
 
@@ -77,6 +77,14 @@ class Network(nn.Module):
         self.readout = nn.Linear(hidden_size, task.output_size)
         self.model, self.time_scale, self.random_skip = model, task.time_scale, random_skip
         self.pooling = "every" if task.every_step else pooling
+        self._unrolled: tuple[MuxUnroll, ...] = ()
+
+    def multiplex(self, buckets: list[int]) -> None:
+        """From now on run the layer on the smallest of these buckets that holds a batch."""
+        # As it is and not compiled, so that a resumed run has the bits of one that never stopped.
+        mux = MuxUnroll(self.recurrent, buckets, overflow="grow", compile=False)
+        self._unrolled = (mux,)  # in a tuple, where its parameters are not counted again
+        self._takes = self._takes | {"lengths"}
 
     def forward(self, input: Tensor | Sequences, state: Any = None) -> Answer:
         """Answer for a batch of sequences that go on from `state`."""
@@ -101,7 +109,8 @@ class Network(nn.Module):
             since = _time_differences(sequences) / self.time_scale
             x = torch.cat([x, since.unsqueeze(-1).to(x.dtype)], -1)
         if sequences.lengths is not None and "lengths" not in self._takes:
-            return *run_packed(self.recurrent, x, state, sequences.lengths), None
+            assert isinstance(self.recurrent, nn.RNNBase), "every other layer takes lengths"
+            return *run_padded(self.recurrent, x, state, sequences.lengths.to(x.device)), None
         given = {
             name: value
             for name, value in sequences._asdict().items()
@@ -112,7 +121,8 @@ class Network(nn.Module):
         for name in given:
             if name not in self._takes:
                 raise ValueError(f"{name} must be for a layer that takes it, got {self.model}")
-        output, state, *updates = self.recurrent(x, state, **given)
+        layer = self._unrolled[0] if self._unrolled else self.recurrent
+        output, state, *updates = layer(x, state, **given)
         return output, state, updates[0] if updates else None
 
 

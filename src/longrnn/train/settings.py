@@ -34,6 +34,7 @@ class Settings:
     update_target: float | None = None
     random_skip: float = 0.0
     batch_size: int = 32
+    batching: str = "pad"
     steps: int | None = None
     epochs: int | None = None
     minutes: float | None = None
@@ -66,6 +67,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "events-forecast": {
         **{"epochs": 5, "batch_size": 16, "lr": 3e-3, "schedule": "cosine"},
         **{"hidden_size": 234, "num_layers": 2},
+    },
+    "spoken-digits": {
+        **{"epochs": 20, "batch_size": 8, "lr": 8e-3, "schedule": "cosine", "batching": "mux"},
+        **{"num_layers": 2, "pooling": "mean", "forget_bias": 3.0},
     },
 }
 FORGET_GATES = ("gilr-lstm", "sru", "qrnn", "lstm")
@@ -138,6 +143,7 @@ def _check(s: Settings) -> None:
         raise ValueError(f"forget_bias must be for one of {models_with}; got model {s.model}")
     if s.seed < 0:
         raise ValueError(f"seed must be at least 0, got {s.seed}")
+    _checks.check_choice("batching", s.batching, ["pad", "bucket", "mux", "packed"])
     _checks.check_choice("pooling", s.pooling, ["last", "mean"])
     _checks.check_choice("schedule", s.schedule, ["constant", "cosine", "none"])
     _checks.check_choice("precision", s.precision, ["no", "bf16", "fp16"])

@@ -11,13 +11,13 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader, Dataset
 
 from longrnn.ops import budget_loss
 from longrnn.tasks import Sequences, Task
 from longrnn.train import schedule
 from longrnn.train.counting import macs_per_sequence, updates_per_sequence
 from longrnn.train.load import create_network
+from longrnn.train.loaders import BucketLoader, create_loaders, rest_of_epoch
 from longrnn.train.metrics import Metrics
 from longrnn.train.network import Answer
 from longrnn.train.progress import Bar
@@ -56,7 +56,9 @@ class Trainer:
         self.interrupted = False
         self.saved = -1
         self._durations: collections.deque[float] = collections.deque(maxlen=20)
-        train, test = _loaders(task, settings.batch_size)
+        train, test = create_loaders(task, settings, accelerator)
+        if settings.batching == "mux" and isinstance(train, BucketLoader):
+            self.network.multiplex(train.buckets)
         self.batches = len(train)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -86,7 +88,7 @@ class Trainer:
         """Train from where the epoch stands to its end, or until the run ends or is stopped."""
         getattr(self.task.train_set, "set_epoch", lambda _: None)(self.epoch)
         self.train_loader.set_epoch(self.epoch)
-        loader = self.accelerator.skip_first_batches(self.train_loader, self.batch)
+        loader = rest_of_epoch(self.train_loader, self.batch, self.accelerator)
         started = time.perf_counter()
         for input, target in loader:
             told = self._train_batch(input, target)
@@ -198,27 +200,3 @@ class Trainer:
             weighted = [len(target) * number for number in (1.0, *told)]
             totals += torch.tensor([*weighted, seconds], dtype=torch.float64)
         return totals
-
-
-def _loaders(task: Task, batch_size: int) -> tuple[DataLoader, DataLoader]:
-    """Training and held-out batches."""
-
-    def loader(data: Dataset, shuffle: bool, drop_last: bool) -> DataLoader:
-        # With a generator of its own it leaves alone the random state that dropout uses.
-        own = torch.Generator()
-        return DataLoader(
-            data,
-            batch_size,
-            shuffle,
-            drop_last=drop_last,
-            generator=own,
-            collate_fn=task.collate,
-        )
-
-    train = loader(task.train_set, task.shuffle, True)
-    if len(train) == 0:
-        samples = len(task.train_set)  # type: ignore[arg-type]
-        raise ValueError(
-            f"batch_size must be at most the training set's {samples}, got {batch_size}"
-        )
-    return train, loader(task.test_set, False, task.carries_state)
