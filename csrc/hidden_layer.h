@@ -70,6 +70,9 @@ struct GruCell {
   }
 };
 
+// What a layer's weights are packed for: a way, or a few rows forward.
+enum Use { kForward, kFewRows, kBackward };
+
 // One layer's weights for both ways. A row of states is [h | x | r h], h and r h padded.
 template <class T, class Cell>
 struct HiddenLayer {
@@ -87,12 +90,12 @@ struct HiddenLayer {
   HiddenLayer() = default;
   template <class Stored>
   HiddenLayer(int64_t n, int64_t m, const Stored* weight_ih, const Stored* weight_hh,
-              const Stored* given, bool forward)
+              const Stored* given, Use use)
       : n(n), m(m), block(padded<T>(n)), bias(zeros<T>(4 * block)) {
     for (int k = 0; k < 4; k++)
       for (int64_t j = 0; j < n; j++) bias[k * block + j] = T(given[k * n + j]);
-    if (forward) pack_forward(weight_ih, weight_hh);
-    else pack_backward(weight_ih, weight_hh);
+    if (use == kBackward) pack_backward(weight_ih, weight_hh);
+    else pack_forward(weight_ih, weight_hh, use == kFewRows);
   }
 
   // Pre-activations of `rows` rows, which hold the biases, from their states.
@@ -130,18 +133,18 @@ struct HiddenLayer {
   Packed<T> all_, input_, state_;
 
   template <class Stored>
-  void pack_forward(const Stored* ih, const Stored* hh) {
+  void pack_forward(const Stored* ih, const Stored* hh, bool in_place) {
     // The blocks that see both h and x: all of an LSTM's, r and z of a GRU's.
     const int both = G == 4 ? 4 : 2;
-    all_ = Packed<T>(block + m, both * block);
+    all_ = Packed<T>(block + m, both * block, in_place);
     for (int k = 0; k < both; k++) {
       all_.set(0, k * block, hh + k * n * n, n, n, 1, n);
       all_.set(block, k * block, ih + k * n * m, m, n, 1, m);
     }
     if (G == 4) return;
-    input_ = Packed<T>(m, block);
+    input_ = Packed<T>(m, block, in_place);
     input_.set(0, 0, ih + 2 * n * m, m, n, 1, m);
-    state_ = Packed<T>(block, block);
+    state_ = Packed<T>(block, block, in_place);
     state_.set(0, 0, hh + 2 * n * n, n, n, 1, n);
   }
 

@@ -245,23 +245,6 @@ class ForwardTeam {
   Buffer<T> gates_, states_, cells_, phase_;
 };
 
-// sum[b] grows, lane by lane, by the dot product of `row` with weights[b], B rows `apart`.
-template <class T, int B, class Stored>
-void add_products(const T* row, const Stored* weights, int64_t apart, int64_t count,
-                  Vector<T>* sum) {
-  int64_t j = 0;
-  for (; j + kLanes<T> <= count; j += kLanes<T>) {
-    const Vector<T> along = load(row + j);
-#pragma GCC unroll 4
-    for (int b = 0; b < B; b++) sum[b] += along * load_as<T>(weights + b * apart + j);
-  }
-  if (j < count) {
-    const Vector<T> along = load(row + j);
-#pragma GCC unroll 4
-    for (int b = 0; b < B; b++) sum[b] += along * load_some<T>(weights + b * apart + j, count - j);
-  }
-}
-
 // Only the open units, one sequence after the other: a closed one keeps its state bit by bit.
 template <class Call>
 class OpenUnits {
@@ -327,12 +310,12 @@ class OpenUnits {
       const int64_t j = open_[i];
       V sum[4] = {};
       if constexpr (Cell::kGates == 4) {
-        add_products<T, 4>(h_.get(), call_.weight_hh + j * n, n * n, n, sum);
-        add_products<T, 4>(x_.get(), call_.weight_ih + j * m, n * m, m, sum);
+        add_dot_products<T, 4>(h_.get(), call_.weight_hh + j * n, n * n, n, sum);
+        add_dot_products<T, 4>(x_.get(), call_.weight_ih + j * m, n * m, m, sum);
       } else {  // the weights' rows are r, z, n; sum's are n from x, r, z, n from h
-        add_products<T, 3>(h_.get(), call_.weight_hh + j * n, n * n, n, sum + 1);
-        add_products<T, 2>(x_.get(), call_.weight_ih + j * m, n * m, m, sum + 1);
-        add_products<T, 1>(x_.get(), call_.weight_ih + (2 * n + j) * m, 0, m, sum);
+        add_dot_products<T, 3>(h_.get(), call_.weight_hh + j * n, n * n, n, sum + 1);
+        add_dot_products<T, 2>(x_.get(), call_.weight_ih + j * m, n * m, m, sum + 1);
+        add_dot_products<T, 1>(x_.get(), call_.weight_ih + (2 * n + j) * m, 0, m, sum);
       }
       for (int b = 0; b < 4; b++) work(b)[i] = sum_of<T>(sum[b]) + T(call_.bias[b * n + j]);
       work(kH)[i] = h_[j];
@@ -520,7 +503,7 @@ EXPORT void longrnn_phased_recurrence_forward(
                  Clock<C>(n, wide(period), wide(shift), wide(on_ratio), leak), nullptr, own(gates),
                  own(seen), own(kept_cells),
                  sparse ? HiddenLayer<C, Cell>()
-                        : HiddenLayer<C, Cell>(n, m, in(weight_ih), in(weight_hh), in(bias), true)},
+                        : HiddenLayer<C, Cell>(n, m, in(weight_ih), in(weight_hh), in(bias), kForward)},
                 gates != nullptr, own(output), own(last_hidden), own(last_cells)};
       call.load_peepholes(wide(peepholes));
       const int granted = threads_for(batch * T * 4 * n * (n + m), threads);
@@ -560,7 +543,7 @@ EXPORT void longrnn_phased_recurrence_backward(
                  nullptr, nullptr, times,
                  Clock<C>(n, wide(period), wide(shift), wide(on_ratio), leak), nullptr, own(gates),
                  own(seen), own(cells),
-                 HiddenLayer<C, Cell>(n, 0, in(weight_ih), in(weight_hh), in(bias), false)},
+                 HiddenLayer<C, Cell>(n, 0, in(weight_ih), in(weight_hh), in(bias), kBackward)},
                 in(grad_output), in(grad_hidden), in(grad_cells), own(grad_gates),
                 own(grad_initial_hidden), own(grad_initial_cells), grad_times,
                 static_cast<C*>(grad_peepholes), static_cast<C*>(grad_clock)};

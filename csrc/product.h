@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
 #include "vector.h"
 
@@ -71,18 +72,42 @@ void multiply_rows(int64_t rows, const T* a, int64_t a_row, const T* b, int64_t 
   }
 }
 
+// sum[b] grows, lane by lane, by the dot product of `row` with weights[b], B rows that lie `apart`.
+template <class T, int B, class Stored>
+void add_dot_products(const T* row, const Stored* weights, int64_t apart, int64_t count,
+                  Vector<T>* sum) {
+  int64_t j = 0;
+  for (; j + kLanes<T> <= count; j += kLanes<T>) {
+    const Vector<T> along = load(row + j);
+#pragma GCC unroll 4
+    for (int b = 0; b < B; b++) sum[b] += along * load_as<T>(weights + b * apart + j);
+  }
+  if (j < count) {
+    const Vector<T> along = load(row + j);
+#pragma GCC unroll 4
+    for (int b = 0; b < B; b++) sum[b] += along * load_some<T>(weights + b * apart + j, count - j);
+  }
+}
+
 // A matrix of `depth` rows, zero where no block was set. Columns are padded to whole vectors.
+// Where so few rows will be multiplied that packing costs more than it saves, blocks whose columns
+// are contiguous may be left where they lie.
 template <class T>
 class Packed {
  public:
   Packed() = default;
-  Packed(int64_t depth, int64_t columns)
-      : depth_(depth), columns_(padded<T>(columns)), data_(zeros<T>(depth * columns_)) {}
+  Packed(int64_t depth, int64_t columns, bool in_place = false)
+      : depth_(depth), columns_(padded<T>(columns)), in_place_(in_place),
+        data_(in_place ? nullptr : zeros<T>(depth * columns_)) {}
 
   // Sets the block from (k, column) on; `row` and `step` are the strides of its rows and columns.
   template <class Stored>
   void set(int64_t k, int64_t column, const Stored* block, int64_t rows, int64_t columns,
            int64_t row, int64_t step) {
+    if (in_place_) {
+      blocks_.push_back({k, column, rows, columns, step, block, &multiply_in_place<Stored>});
+      return;
+    }
     for (int64_t c = 0; c < columns; c++) {
       const int64_t panel = (column + c) / kWidth * kWidth, width = width_at(panel);
       T* to = &data_[panel * depth_ + k * width + column + c - panel];
@@ -94,6 +119,10 @@ class Packed {
   // c += a times the matrix, for `rows` rows; a row of c has room for the padding.
   void add_product(int64_t rows, const T* a, int64_t a_row, T* c, int64_t c_row) const {
     if (depth_ == 0) return;
+    for (const Block& block : blocks_)
+      for (int64_t r = 0; r < rows; r++)
+        block.multiply(block, a + r * a_row + block.k, c + r * c_row + block.column);
+    if (in_place_) return;
     const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
     const int64_t block = blocks ? (rows + blocks - 1) / blocks : 0;
     for (int64_t panel = 0; panel < columns_; panel += kWidth) {
@@ -120,7 +149,29 @@ class Packed {
     return columns_ - panel < kWidth ? columns_ - panel : kWidth;
   }
 
+  struct Block {
+    int64_t k, column, rows, columns, step;
+    const void* data;
+    void (*multiply)(const Block& block, const T* a, T* c);
+  };
+  template <class Stored>
+  static void multiply_in_place(const Block& block, const T* a, T* c) {
+    const Stored* b = static_cast<const Stored*>(block.data);
+    for (int64_t j = 0; j < block.columns; j += 4) {
+      const int64_t count = block.columns - j < 4 ? block.columns - j : 4;
+      Vector<T> sum[4] = {};
+      if (count == 4)
+        add_dot_products<T, 4>(a, b + j * block.step, block.step, block.rows, sum);
+      else
+        for (int64_t i = 0; i < count; i++)
+          add_dot_products<T, 1>(a, b + (j + i) * block.step, 0, block.rows, sum + i);
+      for (int64_t i = 0; i < count; i++) c[j + i] += sum_of<T>(sum[i]);
+    }
+  }
+
   int64_t depth_ = 0, columns_ = 0;
+  bool in_place_ = false;
+  std::vector<Block> blocks_;
   Buffer<T> data_;
 };
 

@@ -11,6 +11,8 @@
 namespace longrnn {
 namespace {
 
+constexpr int64_t kFew = 8;  // rows for which it does not pay to pack the weights
+
 // The gate at a step, as it is kept.
 template <class T>
 struct Gate4 {
@@ -53,11 +55,11 @@ struct SkipCall {
   }
   int threads(int granted) const { return threads_for(total * bytes() / sizeof(T), granted); }
 
-  void pack(const void* const* weights, const void* gate_weight, bool forward) {
+  void pack(const void* const* weights, const void* gate_weight, Use use) {
     auto get = [&](int64_t i) { return static_cast<const Stored*>(weights[i]); };
     for (int64_t k = 0; k < depth; k++) {
-      const int64_t features = forward || k ? width(k) : 0;  // no gradient of x is asked here
-      layers.emplace_back(n, features, get(3 * k), get(3 * k + 1), get(3 * k + 2), forward);
+      const int64_t features = use != kBackward || k ? width(k) : 0;  // no gradient of x is asked here
+      layers.emplace_back(n, features, get(3 * k), get(3 * k + 1), get(3 * k + 2), use);
     }
     weight_u = zeros<T>(layers[0].block);
     load_row(weight_u.get(), static_cast<const T*>(gate_weight), n);
@@ -490,7 +492,7 @@ EXPORT void longrnn_skip_recurrence_forward(
                 gates != nullptr, in(x), static_cast<const C*>(prob),
                 static_cast<const C*>(accum), own(output), own(last_hidden), own(last_cells),
                 wide(updates), wide(last_prob), wide(last_accum)};
-      call.pack(weights, weight_u, true);
+      call.pack(weights, weight_u, batch * T <= kFew ? kFewRows : kForward);
       run_in_teams<ForwardTeam<Call>>(call, shape.count(), call.threads(threads),
                                       members_of(call.bytes()));
     });
@@ -524,7 +526,7 @@ EXPORT void longrnn_skip_recurrence_backward(
                 reinterpret_cast<Stored* const*>(grad_gates),
                 reinterpret_cast<Stored* const*>(seen), own(grad_initial_hidden), own(grad_initial_cells), wide(grad_initial_prob),
                 wide(grad_initial_accum), wide(grad_weight_u), wide(grad_bias_u)};
-      call.pack(weights, weight_u, false);
+      call.pack(weights, weight_u, kBackward);
       run_in_teams<BackwardTeam<Call>>(call, shape.count(), call.threads(threads),
                                        members_of(call.bytes()));
     });
