@@ -31,6 +31,8 @@ def check_shape(name: str, x: Tensor, dims: str, expected: tuple[int | None, ...
         ValueError: On a wrong number of dimensions or a wrong length.
     """
     shape = x.shape
+    if shape == expected:  # at once, where no length is free
+        return
     same = len(shape) == len(expected) and all(
         e is None or e == n for e, n in zip(expected, shape, strict=True)
     )

@@ -164,8 +164,9 @@ class PhasedStack(TorchStack):
         weight_ih, weight_hh, bias = self._op_weights(weights)
         dtype = computed_dtype(x)
         x, weight_ih, weight_hh, bias = (t.to(dtype) for t in (x, weight_ih, weight_hh, bias))
-        # A learned ratio may step over the bounds; the gradient that brings it back stays.
-        held = on_ratio + (on_ratio.clamp(1e-3, 1 - 1e-3) - on_ratio).detach()
+        if self.learn_on_ratio:
+            # It may step over the bounds; the gradient that brings it back stays.
+            on_ratio = on_ratio + (on_ratio.clamp(1e-3, 1 - 1e-3) - on_ratio).detach()
         output, h, c = phased_recurrence(
             x,
             weight_ih=weight_ih,
@@ -174,7 +175,7 @@ class PhasedStack(TorchStack):
             peephole=peephole,
             period=log_period.exp(),
             shift=shift,
-            on_ratio=held,
+            on_ratio=on_ratio,
             hidden=state[0],
             cells=state[1] if len(state) == 2 else None,
             cell=self.cell,

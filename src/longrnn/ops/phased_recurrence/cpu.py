@@ -12,6 +12,7 @@ from longrnn.ops.candidates import input_gradient, weight_gradients
 # Share of open units from which products of every row, packed, are faster: of many sequences,
 # which share them, and of one alone.
 DENSE_FROM, DENSE_FROM_ALONE = 0.25, 0.6
+FEW = 8  # steps that are not worth packing the weights for
 
 
 def allocate(
@@ -65,9 +66,9 @@ def forward(
     """Run the layer; see `op.py` for what the arguments mean."""
     results = allocate(x, hidden, cells, keep, _native.empty)
     sparse = not keep and leak == 0
-    if sparse:
-        rows = hidden.shape[0]
-        sparse = float(on_ratio.mean()) < max(DENSE_FROM, DENSE_FROM_ALONE / max(rows, 1))
+    if sparse and times.numel() > FEW:
+        share = max(DENSE_FROM, DENSE_FROM_ALONE / hidden.shape[0])
+        sparse = float(on_ratio.mean()) < share
     lengths, cu_seqlens, *inputs = (
         None if t is None else t.contiguous()
         for t in (
