@@ -1,6 +1,7 @@
 import pytest
 import torch
 from layer_cases import CASES
+from skip_cases import CASES as SKIP_CASES
 
 import longrnn
 
@@ -17,8 +18,8 @@ models_of_torch = {"lstm", "gru"}
 
 
 def test_every_layer_has_a_case():
-    covered = {case.name for case in CASES} | models_of_torch
-    later = {name for name in longrnn.models() if name.startswith(("skip-", "phased-"))}
+    covered = {case.name for case in [*CASES, *SKIP_CASES]} | models_of_torch
+    later = {name for name in longrnn.models() if name.startswith("phased-")}
     assert set(longrnn.models()) - later == covered
 
 
@@ -78,6 +79,16 @@ def test_parameters_are_named_and_shaped_as_documented(name, wanted):
     for key in wanted:
         assert {f"{key}_l0", f"{key}_l0_reverse"} <= set(shapes(both)), key
     assert "weight_ih_l1_reverse" in shapes(both)
+
+
+@pytest.mark.parametrize(("name", "starts"), [("skip-lstm", {"h_0", "c_0"}), ("skip-gru", {"h_0"})])
+def test_a_skip_layer_adds_a_gate_and_a_start_to_what_torch_has(name, starts):
+    theirs = shapes(longrnn.create_model(name.removeprefix("skip-"), 3, 4, 2))
+    gate = {"weight_u": (1, 4), "bias_u": (1,)}
+    wanted = theirs | gate | dict.fromkeys(starts, (2, 1, 4))
+    assert shapes(longrnn.create_model(name, 3, 4, 2)) == wanted
+    without = longrnn.create_model(name, 3, 4, bias=False, learn_initial_state=False)
+    assert shapes(without) == {k: theirs[k] for k in ("weight_ih_l0", "weight_hh_l0")} | gate
 
 
 def test_repr_shows_what_differs_from_the_defaults():
