@@ -48,6 +48,16 @@ def test_events_and_waves_are_trained_on(longrnn, task, model):
     assert Path("run/curve.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize("task", ["nmnist", "events-forecast", "two-waves"])
+def test_sequences_end_to_end_are_trained_on_as_padded_ones(longrnn, task):
+    scores = []
+    for batching in ("pad", "packed"):
+        line = f"train {task} {TASKS[task]} --model sru {TINY}-{batching} --batching {batching}"
+        assert longrnn(line)[0] == 0
+        scores.append(json.loads(Path(f"run-{batching}/summary.json").read_text())["test_loss"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
 def test_a_stopped_run_on_events_goes_on_to_the_same_weights(longrnn):
     line = f"train events-forecast --data-dir data --length 40 --model sru {TINY} --schedule none"
     assert longrnn(line.replace("--steps 2", "--steps 7"))[0] == 0
