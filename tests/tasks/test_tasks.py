@@ -17,6 +17,7 @@ OPTIONS = {
     "two-waves": {},
     "nmnist": {},
     "events-forecast": {},
+    "spoken-digits": {},
 }
 DRAWN = ["adding", "frequency", "memory", "async-frequency", "two-waves", "events-forecast"]
 
