@@ -1,4 +1,7 @@
-"""Skip RNN on the adding task: table 1 of the paper."""
+"""Skip RNN on the adding task: table 1 of the paper.
+
+The paper's code charges λ beside half the squared error. Ours is the whole, with λ twice.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from longrnn.experiments.skipping import MACS, QUICK, REFERENCE, SETTINGS, settl
 from longrnn.tasks import Task
 
 STEPS = 50
+HALVES = 2
 
 
 def _case(
@@ -51,7 +55,7 @@ EXPERIMENT = Experiment(
             "skip-lstm",
             "solved | 53.9 ± 2.1 % | 1.33e+06",
             goal=0.639 * STEPS,
-            cost_per_sample=1e-5,
+            cost_per_sample=HALVES * 1e-5,
         ),
         _case(
             "skip-gru-1e-5",
@@ -59,7 +63,7 @@ EXPERIMENT = Experiment(
             "skip-gru",
             "solved | 50.7 ± 2.6 % | 9.40e+05",
             goal=0.607 * STEPS,
-            cost_per_sample=1e-5,
+            cost_per_sample=HALVES * 1e-5,
         ),
         _case("lstm", "LSTM", "lstm", "solved | 100.0 % | 2.46e+06"),
         _case("gru", "GRU", "gru", "solved | 100.0 % | 1.85e+06"),
