@@ -121,13 +121,11 @@ class Trainer:
         cost, target = self.settings.cost_per_sample, self.settings.update_target
         if not cost or answer.updates is None:
             return 0.0
-        updates, lengths, ends = answer.updates, None, None
-        if isinstance(input, Sequences):
-            lengths, ends = input.lengths, input.cu_seqlens
-        if ends is not None:
-            lengths = ends.diff()
-            updates = pad_sequence(updates.split(lengths.tolist()), batch_first=True)
-        return budget_loss(updates, cost, lengths=lengths, target=target, batch_first=True)
+        updates = answer.updates  # 0 past a sequence's end
+        if isinstance(input, Sequences) and input.cu_seqlens is not None:
+            lengths = input.cu_seqlens.diff().tolist()
+            updates = pad_sequence(updates.split(lengths), batch_first=True)
+        return budget_loss(updates, cost, target=target, batch_first=True)
 
     def _judge(self, answer: Answer, input: Tensor | Sequences, target: Tensor) -> Tensor:
         """Loss, score and updates a sequence."""
