@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from longrnn.bench.contender import Contender, Run, Unsupported
 from longrnn.bench.layer_case import LayerCase, module_run
 from longrnn.nn import create_model, models
+from longrnn.nn.stack import RecurrentStack
+from longrnn.nn.torch_stack import TorchStack
 
 PRODUCTS = ": products alone"
 _TORCH = ("lstm", "gru")
@@ -29,9 +30,9 @@ def contenders() -> list[Contender]:
 
 @functools.cache
 def is_linear(name: str) -> bool:
-    """Whether a layer is linear in its state: those take `cu_seqlens`."""
-    parameters = inspect.signature(build(name, (1, 1, 1), "meta").forward).parameters
-    return "cu_seqlens" in parameters
+    """Whether a layer is linear in its state."""
+    layer = build(name, (1, 1, 1), "meta")
+    return isinstance(layer, RecurrentStack) and not isinstance(layer, TorchStack)
 
 
 def build(

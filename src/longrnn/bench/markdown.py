@@ -160,6 +160,29 @@ def _streaming(rows: list[Row]) -> list[str]:
     ]
 
 
+def _share(rows: list[Row]) -> list[str]:
+    parts = []
+    for name, title in (("forward", "Forward"), ("training", "Training step")):
+        here = [r for r in rows if r["pass"] == name]
+        names = [n for n in dict.fromkeys(r["contender"] for r in here) if n != "nn.LSTM"]
+        by_case = {(r["case"], r["contender"]): r for r in here}
+        lines = []
+        for row in (r for r in here if r["contender"] == names[0]):
+            others = [by_case.get((row["case"], n), {}) for n in names]
+            lines.append(
+                [
+                    f"{row['D']} units, B {row['B']}, T {row['T']}",
+                    f"{100 * row['share']:.1f} %",
+                    number(row["median_ms"]),
+                    *(f"{number(r.get('ratio'))} ({number(r.get('ratio_min'))})" for r in others),
+                ]
+            )
+        headings = [title, "share", f"{names[0]} ms", *(f"{n} / nn.LSTM" for n in names)]
+        parts.append(grid(headings, lines))
+    parts.append("Ratios of medians, and of the fastest runs in brackets.")
+    return parts
+
+
 def _faster(row: Row) -> str:
     """How many times faster than the baseline."""
     return number(1 / row["ratio"]) if "ratio" in row else ""
@@ -169,4 +192,6 @@ _TABLES: dict[str, Callable[[list[Row]], list[str]]] = {
     "recurrence": _recurrence,
     "layers": _layers,
     "streaming": _streaming,
+    "skip": _share,
+    "phased": _share,
 }

@@ -6,6 +6,7 @@ from longrnn.bench.markdown import latest
 from longrnn.bench.results import Row
 
 _GROUPS = {"recurrence": "sweep", "layers": "sweep", "streaming": "streaming"}
+SHARES = {"skip": "share of steps that update", "phased": "share of units that are open"}
 _UNITS = {"recurrence": "ms a call", "layers": "ms a call", "streaming": "ms a piece"}
 
 
@@ -32,6 +33,8 @@ def plot(rows: list[Row], folder: str | Path) -> list[Path]:
     suite, device = timed[0]["suite"], timed[0]["device"]
     Path(folder).mkdir(parents=True, exist_ok=True)
     made = []
+    if suite in SHARES:
+        return [_plot_share([r for r in timed if r["pass"] == "forward"], folder)]
     for name in dict.fromkeys(row["pass"] for row in timed):
         shown = [r for r in timed if r["pass"] == name and r["dtype"] == "float32"]
         swept = [r for r in shown if r["group"] == _GROUPS[suite]] or shown
@@ -59,3 +62,32 @@ def plot(rows: list[Row], folder: str | Path) -> list[Path]:
         figure.savefig(path, dpi=120)
         made.append(path)
     return made
+
+
+def _plot_share(rows: list[Row], folder: str | Path) -> Path:
+    """Time, as a multiple of nn.LSTM's, against the share of the work that is done."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    first = rows[0]
+    sizes = list(dict.fromkeys((r["D"], r["B"]) for r in rows))
+    figure = Figure(figsize=(4 * len(sizes), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for axes, (n, B) in zip(panels, sizes, strict=True):
+        here = [r for r in rows if (r["D"], r["B"]) == (n, B) and "ratio_min" in r]
+        for contender in dict.fromkeys(r["contender"] for r in here):
+            points = sorted(
+                (r["share"], r["ratio_min"]) for r in here if r["contender"] == contender
+            )
+            ours = next(r for r in here if r["contender"] == contender)["kind"] == "ours"
+            axes.plot(*zip(*points, strict=True), "-o" if ours else "--.", label=contender)
+        axes.plot([0.03, 1], [0.03, 1], color="black", linewidth=1, label="the share itself")
+        axes.set(xscale="log", yscale="log", xlabel=SHARES[first["suite"]])
+        axes.set_title(f"{n} units, {B} at once")
+        axes.grid(True, which="both", alpha=0.2)
+    panels[0].set_ylabel("time / nn.LSTM's")
+    panels[0].legend(fontsize="x-small")
+    path = Path(folder) / f"{first['suite']}-{first['device']}-forward.png"
+    figure.savefig(path, dpi=120)
+    return path

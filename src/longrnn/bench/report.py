@@ -6,6 +6,9 @@ _HEADINGS = {
     "recurrence": ("limit", "of_limit"),
     "layers": ("products", "of_products"),
     "streaming": ("products", "of_products"),
+    "skip": ("updates", "share"),
+    "phased": ("open", "share"),
+    "mux": ("of ideal", "of_ideal"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from longrnn import _checks
-from longrnn.bench import layers, machine, recurrence, results, streaming
+from longrnn.bench import layers, machine, mux, phased, recurrence, results, skip, streaming
 from longrnn.bench.contender import present
 from longrnn.bench.measure import Budget
 from longrnn.bench.results import Row
@@ -17,6 +17,9 @@ _MODULES: dict[str, Any] = {
     "recurrence": recurrence,
     "layers": layers,
     "streaming": streaming,
+    "skip": skip,
+    "phased": phased,
+    "mux": mux,
 }
 SUITES = list(_MODULES)
 
