@@ -1,6 +1,7 @@
 // One layer of LSTM or GRU cells whose units open by the clock. With `keep`, every unit is
 // evaluated and what the gradient needs is kept; without, and without a leak, only the rows of
 // open units are multiplied. Definition in words: src/longrnn/ops/phased_recurrence/plain.py.
+#include <cmath>
 #include <vector>
 
 #include "hidden_layer.h"
@@ -55,12 +56,13 @@ struct Clock {
   Buffer<double> period, frequency, shift;
   Buffer<T> on_ratio, inverse_ratio, narrow_frequency;
   T leak;
+  double reach;  // stamps up to here are whole turns and a rest that a double can tell
 
   Clock(int64_t n, const T* given_period, const T* given_shift, const T* given_ratio, double leak)
       : n(n), period(zeros<double>(padded<T>(n))), frequency(zeros<double>(padded<T>(n))),
         shift(zeros<double>(padded<T>(n))), on_ratio(zeros<T>(padded<T>(n))),
         inverse_ratio(zeros<T>(padded<T>(n))), narrow_frequency(zeros<T>(padded<T>(n))),
-        leak(T(leak)) {
+        leak(T(leak)), reach(HUGE_VAL) {
     for (int64_t j = 0; j < padded<T>(n); j++) {
       period[j] = j < n ? double(given_period[j]) : 1;
       frequency[j] = 1 / period[j];
@@ -68,12 +70,15 @@ struct Clock {
       on_ratio[j] = j < n ? given_ratio[j] : T(1);
       inverse_ratio[j] = 1 / on_ratio[j];
       narrow_frequency[j] = T(frequency[j]);
+      const double far = 0x1p51 * period[j] - std::fabs(shift[j]);
+      reach = reach < far ? reach : far;
     }
   }
 
   // Of each unit (t - shift) mod period / period; and, where asked for, (t - shift) / period.
   void phases(double t, T* phase, T* cycles) const {
     using V = Vector<double>;
+    if (!(std::fabs(t) < reach)) return far_phases(t, phase, cycles);
     for (int64_t j = 0; j < n; j += kLanes<double>) {
       const V since = t - load(&shift[j]), turns = since * load(&frequency[j]);
       const V near = turns + ExpRange<double>::kRound - ExpRange<double>::kRound;
@@ -82,9 +87,19 @@ struct Clock {
       rest = rest < 0 ? rest + p : rest;
       rest = rest >= p ? rest - p : rest;
       V part = rest * load(&frequency[j]);
-      part = part < 1 ? part : V{};
+      part = part >= 1 ? V{} : part;  // in this order a NaN stays one
       store_as<double>(phase + j, part);
       if (cycles) store_as<double>(cycles + j, turns);
+    }
+  }
+
+  // The same, slowly, for stamps beyond that and for those that are no number.
+  void far_phases(double t, T* phase, T* cycles) const {
+    for (int64_t j = 0; j < n; j++) {
+      const double since = t - shift[j], rest = std::fmod(since, period[j]);
+      const double part = (rest < 0 ? rest + period[j] : rest) * frequency[j];
+      phase[j] = T(part >= 1 ? 0 : part);
+      if (cycles) cycles[j] = T(since * frequency[j]);
     }
   }
 
@@ -283,20 +298,20 @@ class OpenUnits {
       const V k = call_.clock.opening(phase_.get(), j).k;
       store(&opening_[j], k);
       const int64_t end = call_.n - j < kLanes<T> ? call_.n - j : kLanes<T>;
-      for (uint64_t lanes = lanes_above_zero(k); lanes; lanes &= lanes - 1)
+      for (uint64_t lanes = lanes_not_zero(k); lanes; lanes &= lanes - 1)
         if (const int lane = __builtin_ctzll(lanes); lane < end) open_[count++] = j + lane;
     }
     return count;
   }
 
-  static uint64_t lanes_above_zero(V k) {
+  static uint64_t lanes_not_zero(V k) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
-    const auto above = k > 0;
-    if constexpr (sizeof(T) == 4) return _mm512_movepi32_mask(__m512i(above));
-    else return _mm512_movepi64_mask(__m512i(above));
+    const auto open = k != 0;
+    if constexpr (sizeof(T) == 4) return _mm512_movepi32_mask(__m512i(open));
+    else return _mm512_movepi64_mask(__m512i(open));
 #else
     uint64_t lanes = 0;
-    for (int i = 0; i < kLanes<T>; i++) lanes |= uint64_t(k[i] > 0) << i;
+    for (int i = 0; i < kLanes<T>; i++) lanes |= uint64_t(k[i] != 0) << i;
     return lanes;
 #endif
   }

@@ -137,6 +137,6 @@ def backward(
     optional = [None if peephole is None else by_peephole.sum(0)]
     results = [
         *(by_x, by_times, by_ih.contiguous(), by_hh.contiguous(), by_bias.contiguous()),
-        *(*optional, *by_clock.sum(0).unbind(0), by_hidden, by_cells),
+        *(*optional, *(by_clock[:, k].sum(0) for k in range(3)), by_hidden, by_cells),
     ]
     return [gradient for gradient in results if gradient is not None]
