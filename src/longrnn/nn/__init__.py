@@ -4,6 +4,7 @@ from longrnn.nn.gilr import GILR
 from longrnn.nn.gilr_lstm import GILRLSTM
 from longrnn.nn.min_gru import MinGRU
 from longrnn.nn.min_lstm import MinLSTM
+from longrnn.nn.phased_cell import PhasedLSTMCell
 from longrnn.nn.phased_gru import PhasedGRU
 from longrnn.nn.phased_lstm import PhasedLSTM
 from longrnn.nn.qrnn import QRNN
@@ -23,6 +24,7 @@ __all__ = [
     "MinLSTM",
     "PhasedGRU",
     "PhasedLSTM",
+    "PhasedLSTMCell",
     "SkipGRU",
     "SkipGRUCell",
     "SkipLSTM",

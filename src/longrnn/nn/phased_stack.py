@@ -38,16 +38,8 @@ class PhasedStack(TorchStack):
         leak: float = 0.001,
         learn_on_ratio: bool = False,
     ):
-        _checks.check_probability("leak", leak)
-        _checks.check_probability("on_ratio", on_ratio)
-        if not 0 < on_ratio < 1:
-            raise ValueError(f"on_ratio must lie in (0, 1), got {on_ratio}")
-        low, high = period_init
-        if not 0 < low <= high < math.inf:
-            raise ValueError(
-                f"period_init must be two positive numbers, the lesser first, got {period_init}"
-            )
-        self.period_init = (low, high)
+        check_clock(period_init, on_ratio, leak)
+        self.period_init = period_init
         self.on_ratio = on_ratio
         self.leak = leak
         self.learn_on_ratio = learn_on_ratio
@@ -74,18 +66,12 @@ class PhasedStack(TorchStack):
             "on_ratio": (n,),
         }
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Periods are log-uniform in `period_init`, shifts uniform in a period."""
+        """Draw each layer's parameters with `reset_cell` and `reset_clock`."""
         super().reset_parameters()
-        low, high = (math.log(bound) for bound in self.period_init)
         for names in self._names:
             peephole, log_period, shift, on_ratio = (getattr(self, name) for name in names[4:])
-            if peephole is not None:
-                peephole.normal_(std=0.1)
-            log_period.uniform_(low, high)
-            shift.uniform_(0.0, 1.0).mul_(log_period.exp())
-            on_ratio.fill_(self.on_ratio)
+            reset_clock(peephole, log_period, shift, on_ratio, self.period_init, self.on_ratio)
 
     def forward(
         self,
@@ -97,7 +83,11 @@ class PhasedStack(TorchStack):
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Any, State]:
         """Run the stack over sequences, or over the next pieces of them."""
-        along = {} if times is None else {"times": self._check_times(times, input, cu_seqlens)}
+        along = {}
+        if times is not None:
+            if not isinstance(input, PackedSequence):
+                self._check_input(input, lengths, cu_seqlens)  # to which the stamps must fit
+            along["times"] = self._check_times(times, input, cu_seqlens)
         (output,), last = self._forward(input, state, lengths, cu_seqlens, **along)
         return output, last
 
@@ -111,8 +101,12 @@ class PhasedStack(TorchStack):
         if isinstance(input, PackedSequence) or isinstance(times, PackedSequence):
             if not (isinstance(input, PackedSequence) and isinstance(times, PackedSequence)):
                 raise ValueError("times and input must both be a PackedSequence, or neither")
-            if not torch.equal(times.batch_sizes, input.batch_sizes):
-                raise ValueError("times must be packed as input is: their batch_sizes differ")
+            for name in ("batch_sizes", "sorted_indices"):
+                of_times, of_input = getattr(times, name), getattr(input, name)
+                if of_times is not of_input and (
+                    of_times is None or of_input is None or not torch.equal(of_times, of_input)
+                ):
+                    raise ValueError(f"times must be packed as input is: their {name} differ")
             times, input = times.data.reshape(len(times.data), -1).squeeze(-1), input.data
         if not isinstance(times, Tensor) or times.is_complex():
             came = times.dtype if isinstance(times, Tensor) else type(times).__name__
@@ -164,9 +158,6 @@ class PhasedStack(TorchStack):
         weight_ih, weight_hh, bias = self._op_weights(weights)
         dtype = computed_dtype(x)
         x, weight_ih, weight_hh, bias = (t.to(dtype) for t in (x, weight_ih, weight_hh, bias))
-        if self.learn_on_ratio:
-            # It may step over the bounds; the gradient that brings it back stays.
-            on_ratio = on_ratio + (on_ratio.clamp(1e-3, 1 - 1e-3) - on_ratio).detach()
         output, h, c = phased_recurrence(
             x,
             weight_ih=weight_ih,
@@ -175,7 +166,7 @@ class PhasedStack(TorchStack):
             peephole=peephole,
             period=log_period.exp(),
             shift=shift,
-            on_ratio=on_ratio,
+            on_ratio=hold(on_ratio) if self.learn_on_ratio else on_ratio,
             hidden=state[0],
             cells=state[1] if len(state) == 2 else None,
             cell=self.cell,
@@ -183,3 +174,42 @@ class PhasedStack(TorchStack):
             **layout,
         )
         return output, (h,) if c is None else (h, c)
+
+
+def check_clock(period_init: tuple[float, float], on_ratio: float, leak: float) -> None:
+    """Raise unless the options of a clock are legal."""
+    _checks.check_probability("leak", leak)
+    _checks.check_probability("on_ratio", on_ratio)
+    if not 0 < on_ratio < 1:
+        raise ValueError(f"on_ratio must lie in (0, 1), got {on_ratio}")
+    pair = isinstance(period_init, (tuple, list)) and len(period_init) == 2
+    if not pair or not all(isinstance(bound, (int, float)) for bound in period_init):
+        raise ValueError(f"period_init must be two numbers, got {period_init!r}")
+    low, high = period_init
+    if not 0 < low <= high < math.inf:
+        raise ValueError(
+            f"period_init must be two positive numbers, the lesser first, got {period_init}"
+        )
+
+
+@torch.no_grad()
+def reset_clock(
+    peephole: Tensor | None,
+    log_period: Tensor,
+    shift: Tensor,
+    on_ratio: Tensor,
+    period_init: tuple[float, float],
+    initial_ratio: float,
+) -> None:
+    """Periods are log-uniform in `period_init`, shifts uniform in a period."""
+    low, high = (math.log(bound) for bound in period_init)
+    if peephole is not None:
+        peephole.normal_(std=0.1)
+    log_period.uniform_(low, high)
+    shift.uniform_(0.0, 1.0).mul_(log_period.exp())
+    on_ratio.fill_(initial_ratio)
+
+
+def hold(on_ratio: Tensor) -> Tensor:
+    """A learned ratio within its bounds, exactly; the gradient that brings it back stays."""
+    return on_ratio.clamp(1e-3, 1 - 1e-3).detach() + (on_ratio - on_ratio.detach())

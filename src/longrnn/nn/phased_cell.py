@@ -1,0 +1,187 @@
+"""One step of `PhasedLSTM`, called like `nn.LSTMCell`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from longrnn import _checks
+from longrnn.nn.phased_stack import check_clock, hold, reset_clock
+from longrnn.nn.torch_stack import computed_dtype, reset_cell
+from longrnn.ops.candidates import merge_biases
+from longrnn.ops.phased_recurrence.op import phased_recurrence
+
+
+class PhasedLSTMCellState(NamedTuple):
+    """State of a `PhasedLSTMCell`: both are (B, n)."""
+
+    h: Tensor
+    c: Tensor
+
+
+class PhasedLSTMCell(nn.Module):
+    """One step of `PhasedLSTM`, called like `nn.LSTMCell` and with the time of the step.
+
+    A loop over the cell computes what a `PhasedLSTM` of one layer does; see there for the
+    equations. In evaluation without gradients only the rows of open units are multiplied.
+
+    Args:
+        input_size: Features of the input, m.
+        hidden_size: Features of each state, n.
+        bias: Whether the gates have biases.
+        device: Where the parameters are.
+        dtype: Of the parameters.
+        period_init: Bounds between which the periods' logarithms are drawn, in the unit of time.
+        on_ratio: Share of its period in which a unit is open, in (0, 1).
+        leak: Slope of a closed unit's gate over its phase, in training only.
+        peephole: Whether the gates see c, by a weight a unit.
+        learn_on_ratio: Whether `on_ratio` is trained; it is held within [0.001, 0.999].
+
+    Shape:
+        - input: (B, m), or (m,)
+        - state: h and c (B, n), without B where the input is (m,); zeros if None
+        - time: a number or () for all sequences, or (B,)
+        - returns: h (B, n), and the state after the step
+
+    Raises:
+        ValueError: If a size, option, shape, dtype or device is not as above.
+
+    Reference:
+        Neil, Pfeiffer and Liu, "Phased LSTM: Accelerating Recurrent Network Training for Long or
+        Event-based Sequences", NIPS 2016, https://arxiv.org/abs/1610.09513, section 2.
+
+    Example:
+        >>> cell, state = PhasedLSTMCell(8, 16), None
+        >>> for x, time in zip(torch.randn(100, 4, 8), torch.rand(100).cumsum(0)):
+        ...     h, state = cell(x, state, time)
+        >>> h.shape, state.c.shape
+        (torch.Size([4, 16]), torch.Size([4, 16]))
+    """
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    weight_peephole: Tensor | None
+    log_period: Tensor
+    shift: Tensor
+    on_ratio: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        period_init: tuple[float, float] = (1.0, 1000.0),
+        on_ratio: float = 0.05,
+        leak: float = 0.001,
+        peephole: bool = True,
+        learn_on_ratio: bool = False,
+    ):
+        super().__init__()
+        _checks.check_positive(input_size=input_size, hidden_size=hidden_size)
+        check_clock(period_init, on_ratio, leak)
+        self.input_size = input_size
+        self.hidden_size = n = hidden_size
+        self.bias = bias
+        self.period_init = period_init
+        self.initial_on_ratio = on_ratio
+        self.leak = leak
+        self.peephole = peephole
+        self.learn_on_ratio = learn_on_ratio
+        shapes: dict[str, tuple[int, ...] | None] = {
+            "weight_ih": (4 * n, input_size),
+            "weight_hh": (4 * n, n),
+            "bias_ih": (4 * n,) if bias else None,
+            "bias_hh": (4 * n,) if bias else None,
+            "weight_peephole": (3, n) if peephole else None,
+            "log_period": (n,),
+            "shift": (n,),
+            "on_ratio": (n,),
+        }
+        for name, shape in shapes.items():
+            parameter = None
+            if shape is not None:
+                parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, parameter)
+        self.on_ratio.requires_grad_(learn_on_ratio)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw parameters as `PhasedLSTM` does."""
+        reset_cell(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        own = (self.weight_peephole, self.log_period, self.shift, self.on_ratio)
+        reset_clock(*own, self.period_init, self.initial_on_ratio)
+
+    def extra_repr(self) -> str:
+        """Show in `print(cell)` what differs from the defaults, and the clock's options."""
+        bias = "" if self.bias else ", bias=False"
+        return (
+            f"{self.input_size}, {self.hidden_size}{bias}, period_init={self.period_init}, "
+            f"on_ratio={self.initial_on_ratio}, leak={self.leak}, "
+            f"learn_on_ratio={self.learn_on_ratio}, peephole={self.peephole}"
+        )
+
+    def forward(
+        self, input: Tensor, state: tuple[Tensor, Tensor] | None, time: Tensor | float
+    ) -> tuple[Tensor, PhasedLSTMCellState]:
+        """Do one step."""
+        _checks.check_floating("input", input)
+        unbatched, m = input.ndim == 1, self.input_size
+        dims, wanted = ("m", (m,)) if unbatched else ("B m", (None, m))
+        _checks.check_shape("input", input, dims, wanted)
+        _checks.check_fits("input", input, "the cell", self.weight_ih)
+        times = self._check_time(time, input)
+        x = input.unsqueeze(0) if unbatched else input
+        hidden, cells = self._members(state, x, unbatched)
+        bias = merge_biases("lstm", self.bias_ih, self.bias_hh, self.weight_hh)
+        output, h, c = phased_recurrence(
+            x.to(computed_dtype(x)).unsqueeze(0),
+            times.expand(1, x.shape[0]),
+            self.weight_ih,
+            self.weight_hh,
+            bias,
+            self.weight_peephole,
+            self.log_period.exp(),
+            self.shift,
+            hold(self.on_ratio) if self.learn_on_ratio else self.on_ratio,
+            hidden,
+            cells,
+            "lstm",
+            leak=self.leak if self.training else 0.0,
+        )
+        assert c is not None  # an LSTM has one
+        results = [output[0], h, c]
+        if unbatched:
+            results = [r.squeeze(0) for r in results]
+        return results[0], PhasedLSTMCellState(*results[1:])
+
+    def _check_time(self, time: Tensor | float, x: Tensor) -> Tensor:
+        """The time of each sequence in float64, or the one that they share."""
+        if not isinstance(time, Tensor):
+            if isinstance(time, bool) or not isinstance(time, (int, float)):
+                raise ValueError(f"time must be a number or a tensor, got {type(time).__name__}")
+            return torch.tensor(time, dtype=torch.float64, device=x.device)
+        if time.is_complex():
+            raise ValueError(f"time must be a tensor of real numbers, got {time.dtype}")
+        if time.ndim > 0:
+            dims, wanted = ("", ()) if x.ndim == 1 else ("B", (x.shape[0],))
+            _checks.check_shape("time", time, dims, wanted)
+        _checks.check_same_device("time", time, "input", x)
+        return time.double()
+
+    def _members(
+        self, state: tuple[Tensor, Tensor] | None, x: Tensor, unbatched: bool
+    ) -> list[Tensor]:
+        """The members of `state`, or zeros, each with a batch dimension."""
+        rows, n = x.shape[0], self.hidden_size
+        if state is None:
+            return [x.new_zeros(rows, n)] * 2
+        dims, wanted = ("n", (n,)) if unbatched else ("B n", (rows, n))
+        _checks.check_members("state", state, PhasedLSTMCellState._fields)
+        for name, member in zip(PhasedLSTMCellState._fields, state, strict=True):
+            _checks.check_state(f"state.{name}", member, dims, wanted, x)
+        return [member.unsqueeze(0) if unbatched else member for member in state]
