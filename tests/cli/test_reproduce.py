@@ -18,7 +18,7 @@ def test_ours_is_printed_beside_theirs(longrnn):
     line = "reproduce skip-adding --only skip-gru --budget 0.002 --output out"
     status, out, err = longrnn(line)
     assert (status, err) == (0, "")
-    for text in ("1708.06834", "Skip GRU, λ = 1e-5", "| 50.7 ± 2.6 %", "| 9.40e+05", "ms/seq"):
+    for text in ("1708.06834", "Skip GRU, λ = 1e-5", "50.7 ± 2.6 %", "9.40e+05", "ms/seq"):
         assert text in out
     assert "out/reproduce-skip-adding.jsonl" in out
     assert "out/reproduce-skip-adding.png" in out

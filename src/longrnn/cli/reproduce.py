@@ -69,9 +69,14 @@ def _show(experiment: Any, lines: list[dict[str, Any]], console: Any) -> None:
     from longrnn.experiments import table
 
     headings, rows = table(experiment, lines)
-    shown = Table(title=experiment.reference, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=experiment.reference, title_justify="left", box=SIMPLE_HEAD, leading=1)
     for index, heading in enumerate(headings):
-        shown.add_column(heading, justify="right" if index else "left", no_wrap=True)
+        shown.add_column(_below(heading), justify="right" if index else "left", no_wrap=True)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(_below, row))
     console.print(shown)
+
+
+def _below(cell: str) -> str:
+    """What was published, below ours instead of beside it."""
+    return cell.replace(" | ", "\n")
