@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longrnn.ops import _triton as shared
 from longrnn.ops._triton import apply_tile, chain, claim, multiply_add, scan_tile, times
+from longrnn.ops._triton_math import load_real, sigmoids, store_real, tanh
 from longrnn.ops.gated_recurrence.cells import CELLS, allocate
 
 
@@ -118,27 +119,6 @@ def _strides(x: Tensor | None, cu_seqlens: Tensor | None, dim: int) -> tuple[int
 
 
 @triton.jit
-def _sigmoids(x):
-    """sigmoid(x) and sigmoid(-x), neither by cancellation, from one exponential."""
-    e = tl.exp(-tl.abs(x))
-    large = 1.0 / (1.0 + e)
-    small = e * large
-    return tl.where(x >= 0, large, small), tl.where(x >= 0, small, large)
-
-
-@triton.jit
-def _tanh(x):
-    # Below 1/2 by the continued fraction to its seventh term, exact to a rounding: 1 - e cancels.
-    e = tl.exp(-2.0 * tl.abs(x))
-    y = x * x
-    near = tl.abs(x) < 0.5
-    top = x * (135135.0 + y * (17325.0 + y * (378.0 + y)))
-    bottom = 135135.0 + y * (62370.0 + y * (3150.0 + y * 28.0))
-    far = tl.where(x >= 0, 1.0 - e, e - 1.0)
-    return tl.where(near, top, far) / tl.where(near, bottom, 1.0 + e)
-
-
-@triton.jit
 def _activate(x, CELL: tl.constexpr):
     if CELL == "gilr-identity":
         y = x
@@ -146,10 +126,10 @@ def _activate(x, CELL: tl.constexpr):
         y = tl.where(x > 0, x, 0.0)
     elif CELL == "gilr-elu":
         # expm1 by way of tanh(x / 2), which does not cancel
-        half = _tanh(tl.where(x > 0, 0.0, x) * 0.5)
+        half = tanh(tl.where(x > 0, 0.0, x) * 0.5)
         y = tl.where(x > 0, x, 2.0 * half / (1.0 - half))
     else:
-        y = _tanh(x)
+        y = tanh(x)
     return y
 
 
@@ -176,32 +156,32 @@ def _log_sigmoid(x):
 def _recurrence(z0, z1, z2, z3, CELL: tl.constexpr):
     """Decay, write gate and candidate: c_t = decay c_{t-1} + write candidate. See `cells.py`."""
     if CELL == "lstm":  # i f g o
-        decay, write = _sigmoids(z1)
-        write, _ = _sigmoids(z0)
-        candidate = _tanh(z2)
+        decay, write = sigmoids(z1)
+        write, _ = sigmoids(z0)
+        candidate = tanh(z2)
     elif CELL == "strongly-typed-gru":  # z f o
-        decay, _ = _sigmoids(z1)
-        write = _tanh(z2)
+        decay, _ = sigmoids(z1)
+        write = tanh(z2)
         candidate = z0
     elif CELL == "min-lstm":  # f i z
-        decay, write = _sigmoids(_log_sigmoid(z0) - _log_sigmoid(z1))
+        decay, write = sigmoids(_log_sigmoid(z0) - _log_sigmoid(z1))
         candidate = z2
     elif CELL == "min-gru":  # z h
-        write, decay = _sigmoids(z0)
+        write, decay = sigmoids(z0)
         candidate = z1
     elif CELL == "qrnn":  # z f o
-        decay, write = _sigmoids(z1)
-        candidate = _tanh(z0)
+        decay, write = sigmoids(z1)
+        candidate = tanh(z0)
     elif (
         CELL == "sru-identity"
         or CELL == "sru-tanh"
         or CELL == "strongly-typed-rnn"
         or CELL == "strongly-typed-lstm"
     ):  # z f (r | o)
-        decay, write = _sigmoids(z1)
+        decay, write = sigmoids(z1)
         candidate = z0
     else:  # the GILR cells: g i
-        decay, write = _sigmoids(z0)
+        decay, write = sigmoids(z0)
         candidate = _activate(z1, CELL)
     return decay, write, candidate
 
@@ -223,8 +203,8 @@ def _recurrence_slopes(s, before, decay, write, candidate, z0, z1, z2, z3, CELL:
         g1 = s * before * decay * (1.0 - decay)
         g2 = s * candidate * (1.0 - write * write)
     elif CELL == "min-lstm":
-        _, slope0 = _sigmoids(z0)
-        _, slope1 = _sigmoids(z1)
+        _, slope0 = sigmoids(z0)
+        _, slope1 = sigmoids(z1)
         g0 = gated * slope0
         g1 = -gated * slope1
         g2 = s * write
@@ -252,19 +232,19 @@ def _recurrence_slopes(s, before, decay, write, candidate, z0, z1, z2, z3, CELL:
 def _output(c, x, z2, z3, CELL: tl.constexpr):
     """What a cell puts out for the state `c`; "surrogate" is the caller's."""
     if CELL == "lstm":
-        gate, _ = _sigmoids(z3)
+        gate, _ = sigmoids(z3)
         y = gate * c
     elif CELL == "qrnn":
-        gate, _ = _sigmoids(z2)
+        gate, _ = sigmoids(z2)
         y = gate * c
     elif CELL == "strongly-typed-lstm":
-        y = c * _tanh(z2)
+        y = c * tanh(z2)
     elif CELL == "sru-identity":
-        gate, rest = _sigmoids(z2)
+        gate, rest = sigmoids(z2)
         y = gate * c + rest * x
     elif CELL == "sru-tanh":
-        gate, rest = _sigmoids(z2)
-        y = gate * _tanh(c) + rest * x
+        gate, rest = sigmoids(z2)
+        y = gate * tanh(c) + rest * x
     else:
         y = c
     return y
@@ -276,25 +256,25 @@ def _output_slopes(g, c, x, z2, z3, CELL: tl.constexpr):
     to_gate = g
     to_x = g
     if CELL == "lstm":
-        gate, rest = _sigmoids(z3)
+        gate, rest = sigmoids(z3)
         to_c = g * gate
         to_gate = g * c * gate * rest
     elif CELL == "qrnn":
-        gate, rest = _sigmoids(z2)
+        gate, rest = sigmoids(z2)
         to_c = g * gate
         to_gate = g * c * gate * rest
     elif CELL == "strongly-typed-lstm":
-        gate = _tanh(z2)
+        gate = tanh(z2)
         to_c = g * gate
         to_gate = g * c * (1.0 - gate * gate)
     elif CELL == "sru-identity":
-        gate, rest = _sigmoids(z2)
+        gate, rest = sigmoids(z2)
         to_c = g * gate
         to_gate = g * (c - x) * gate * rest
         to_x = g * rest
     elif CELL == "sru-tanh":
-        gate, rest = _sigmoids(z2)
-        y = _tanh(c)
+        gate, rest = sigmoids(z2)
+        y = tanh(c)
         to_c = g * gate * (1.0 - y * y)
         to_gate = g * (y - x) * gate * rest
         to_x = g * rest
@@ -304,26 +284,16 @@ def _output_slopes(g, c, x, z2, z3, CELL: tl.constexpr):
 
 
 @triton.jit
-def _load(ptr, offset, mask, CARRY: tl.constexpr):
-    return tl.load(ptr + offset, mask=mask, other=0.0).to(CARRY)
-
-
-@triton.jit
-def _store(ptr, offset, x, mask):
-    tl.store(ptr + offset, x.to(ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
 def _load_gates(ptr, offset, gate_stride, mask, GATES: tl.constexpr, CARRY: tl.constexpr):
     """The pre-activations of a tile; those that a cell lacks repeat one that it has."""
-    z0 = _load(ptr, offset, mask, CARRY)
-    z1 = _load(ptr, offset + gate_stride, mask, CARRY)
+    z0 = load_real(ptr, offset, mask, CARRY)
+    z1 = load_real(ptr, offset + gate_stride, mask, CARRY)
     z2 = z1
     z3 = z1
     if GATES > 2:
-        z2 = _load(ptr, offset + 2 * gate_stride, mask, CARRY)
+        z2 = load_real(ptr, offset + 2 * gate_stride, mask, CARRY)
     if GATES > 3:
-        z3 = _load(ptr, offset + 3 * gate_stride, mask, CARRY)
+        z3 = load_real(ptr, offset + 3 * gate_stride, mask, CARRY)
     return z0, z1, z2, z3
 
 
@@ -389,7 +359,7 @@ def _forward_kernel(
     i = c[None, None, :] - b * units
     h = tl.zeros((WIDTH,), CARRY)
     if first_ptr is None:
-        h = _load(h0_ptr, (c // units) * h0_outer + (c % units) * h0_unit, c < C, CARRY)
+        h = load_real(h0_ptr, (c // units) * h0_outer + (c % units) * h0_unit, c < C, CARRY)
     length = t * 0 + T
     if lengths_ptr is not None:
         length = tl.minimum(tl.load(lengths_ptr + b, mask=there, other=0), T)
@@ -404,7 +374,7 @@ def _forward_kernel(
         br = tl.where(valid, write * candidate, 0.0)
         if first_ptr is not None:
             n, begins = _edge(first_ptr, t, T, not BACKWARDS)
-            h0 = _load(h0_ptr, n * h0_outer + i * h0_unit, begins & live, CARRY)
+            h0 = load_real(h0_ptr, n * h0_outer + i * h0_unit, begins & live, CARRY)
             br += tl.where(begins, ar * h0, 0.0)
             ar = tl.where(begins, 0.0, ar)
         a, _ai, s, _si, er, _ei, fr, _fi, mr, _mi, sr, _si = scan_tile(
@@ -418,23 +388,23 @@ def _forward_kernel(
         s, _s = apply_tile(a, a, s, s, er, er, fr, fr, h, h, False)
         at = b * y_outer + t * y_time + i
         n, ends = _edge(last_ptr, t, T, BACKWARDS)
-        _store(final_ptr, (b + n) * units + i, s, ends & live)
+        store_real(final_ptr, (b + n) * units + i, s, ends & live)
         if c_ptr is not None:
-            _store(c_ptr, at, s, live)
+            store_real(c_ptr, at, s, live)
         x = s
         if x_ptr is not None:
-            x = _load(x_ptr, b * x_outer + t * x_time + i * x_unit, valid, CARRY)
+            x = load_real(x_ptr, b * x_outer + t * x_time + i * x_unit, valid, CARRY)
         if CELL == "surrogate":
             # The state before: written one step later, where that is a step of the same sequence.
             AFTER: tl.constexpr = -1 if BACKWARDS else 1
             n, begins = _edge(first_ptr, t, T, not BACKWARDS)
-            h0 = _load(h0_ptr, (b + n) * h0_outer + i * h0_unit, begins & live, CARRY)
-            _store(y_ptr, at, tl.where(valid, h0, 0.0), begins & live)
+            h0 = load_real(h0_ptr, (b + n) * h0_outer + i * h0_unit, begins & live, CARRY)
+            store_real(y_ptr, at, tl.where(valid, h0, 0.0), begins & live)
             after = t + AFTER
             target = (after >= 0) & (after < T) & live & (ends == 0)
-            _store(y_ptr, at + AFTER * y_time, tl.where(after < length, s, 0.0), target)
+            store_real(y_ptr, at + AFTER * y_time, tl.where(after < length, s, 0.0), target)
         else:
-            _store(y_ptr, at, tl.where(valid, _output(s, x, z2, z3, CELL), 0.0), live)
+            store_real(y_ptr, at, tl.where(valid, _output(s, x, z2, z3, CELL), 0.0), live)
         h, _h = multiply_add(mr, mr, h, h, sr, sr, False)
         t += -STEPS * SEGMENTS if BACKWARDS else STEPS * SEGMENTS
 
@@ -505,7 +475,7 @@ def _backward_kernel(
     g = tl.zeros((WIDTH,), CARRY)
     if grad_final_ptr is not None and first_ptr is None:
         start = (c // units) * grad_final_outer + (c % units) * grad_final_unit
-        g = _load(grad_final_ptr, start, c < C, CARRY)
+        g = load_real(grad_final_ptr, start, c < C, CARRY)
     length = t * 0 + T
     if lengths_ptr is not None:
         length = tl.minimum(tl.load(lengths_ptr + b, mask=there, other=0), T)
@@ -533,27 +503,27 @@ def _backward_kernel(
         y_at = b * y_outer + t * y_time + i * y_unit
         y = tl.zeros_like(decay)
         if y_ptr is not None:
-            y = _load(y_ptr, y_at, valid, CARRY)
+            y = load_real(y_ptr, y_at, valid, CARRY)
         before_at = b * before_outer + i * before_unit + t * before_time
-        h0 = _load(h0_ptr, (b + n) * h0_outer + i * h0_unit, begins & live, CARRY)
+        h0 = load_real(h0_ptr, (b + n) * h0_outer + i * h0_unit, begins & live, CARRY)
         if CELL == "surrogate":
-            before = _load(before_ptr, before_at, valid, CARRY)
+            before = load_real(before_ptr, before_at, valid, CARRY)
             to_gate = y
             to_x = y
             d = tl.zeros_like(decay)
             if y_ptr is not None:
                 mask = valid_after & (ends == 0) if first_ptr is not None else valid_after
-                d = _load(y_ptr, y_at + AFTER * y_time, mask, CARRY)
+                d = load_real(y_ptr, y_at + AFTER * y_time, mask, CARRY)
         else:
             if lengths_ptr is not None and not BACKWARDS:
-                h0 = _load(h0_ptr, b * h0_outer + i * h0_unit, starts & live, CARRY)
+                h0 = load_real(h0_ptr, b * h0_outer + i * h0_unit, starts & live, CARRY)
             # Bounds too: marks may be missing where cu_seqlens is wrong.
             mask = valid & (starts == 0) & (t - AFTER >= 0) & (t - AFTER < T)
-            before = _load(before_ptr, before_at - AFTER * before_time, mask, CARRY)
+            before = load_real(before_ptr, before_at - AFTER * before_time, mask, CARRY)
             before = tl.where(starts, h0, before)
             x = y
             if x_ptr is not None:
-                x = _load(x_ptr, b * x_outer + t * x_time + i * x_unit, valid, CARRY)
+                x = load_real(x_ptr, b * x_outer + t * x_time + i * x_unit, valid, CARRY)
             state = decay * before + write * candidate
             d, to_gate, to_x = _output_slopes(y, state, x, z2, z3, CELL)
             d = tl.where(valid, d, 0.0)
@@ -561,7 +531,7 @@ def _backward_kernel(
             decay_after = tl.where(ends, 0.0, decay_after)
             if grad_final_ptr is not None:
                 at = n_end * grad_final_outer + i * grad_final_unit
-                d += _load(grad_final_ptr, at, ends & live, CARRY)
+                d += load_real(grad_final_ptr, at, ends & live, CARRY)
 
         a, _a, s, _s, er, _ei, fr, _fi, mr, _mi, sr, _si = scan_tile(
             decay_after, decay_after, d, d, STEPS, SEGMENTS, REVERSED, False
@@ -581,18 +551,18 @@ def _backward_kernel(
         elif CELL != "strongly-typed-gru" and CELL != "min-lstm":
             g2 = to_gate
         at = b * grad_z_outer + t * grad_z_time + i
-        _store(grad_z_ptr, at, tl.where(valid, g0, 0.0), live)
-        _store(grad_z_ptr, at + units, tl.where(valid, g1, 0.0), live)
+        store_real(grad_z_ptr, at, tl.where(valid, g0, 0.0), live)
+        store_real(grad_z_ptr, at + units, tl.where(valid, g1, 0.0), live)
         if GATES > 2:
-            _store(grad_z_ptr, at + 2 * units, tl.where(valid, g2, 0.0), live)
+            store_real(grad_z_ptr, at + 2 * units, tl.where(valid, g2, 0.0), live)
         if GATES > 3:
-            _store(grad_z_ptr, at + 3 * units, tl.where(valid, g3, 0.0), live)
+            store_real(grad_z_ptr, at + 3 * units, tl.where(valid, g3, 0.0), live)
         if x_ptr is not None:
             at = b * grad_x_outer + t * grad_x_time + i
-            _store(grad_x_ptr, at, tl.where(valid, to_x, 0.0), live)
+            store_real(grad_x_ptr, at, tl.where(valid, to_x, 0.0), live)
         into = tl.where(valid, decay, 1.0) * s
         if CELL == "surrogate":
             into += y
-        _store(grad_h0_ptr, (b + n) * units + i, into, begins & live)
+        store_real(grad_h0_ptr, (b + n) * units + i, into, begins & live)
         g, _g = multiply_add(mr, mr, g, g, sr, sr, False)
         t += -STEPS * SEGMENTS if BACKWARDS else STEPS * SEGMENTS
