@@ -12,12 +12,19 @@ import torch
 from triton.runtime import interpreter
 
 from longrnn.ops import _triton as shared
+from longrnn.ops import _triton_cells as tiles
 from longrnn.ops.gated_recurrence import gpu as gated
 from longrnn.ops.gated_recurrence.cells import CELLS
 from longrnn.ops.gated_recurrence.plain import gated_recurrence_plain
 from longrnn.ops.linear_recurrence import gpu as linear
 from longrnn.ops.linear_recurrence import plain
 from longrnn.ops.linear_recurrence.reference import linear_recurrence_reference
+from longrnn.ops.phased_recurrence import gpu as phased
+from longrnn.ops.phased_recurrence import op as phased_op
+from longrnn.ops.phased_recurrence.plain import phased_recurrence_plain
+from longrnn.ops.skip_recurrence import gpu as skip
+from longrnn.ops.skip_recurrence import op as skip_op
+from longrnn.ops.skip_recurrence.plain import skip_recurrence_plain
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -282,6 +289,343 @@ def test_cells_in_other_dtypes(dtype):
     assert_as_accurate(last, loop[2], exact[2], "final")
 
 
+# Layers with weights on their state: two tiles of sequences, two blocks of units, two chunks.
+@pytest.fixture
+def small_blocks(monkeypatch):
+    if INTERPRETED:
+        for name, size in (("ROWS", 2), ("UNITS", 4), ("CHUNK", 4), ("LEAST", 1)):
+            monkeypatch.setattr(tiles, name, size)
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """A list that grows with every product."""
+    made, dot = [], interpreter.InterpreterBuilder.create_dot
+    monkeypatch.setattr(
+        interpreter.InterpreterBuilder, "create_dot", lambda *a: made.append(1) or dot(*a)
+    )
+    return made
+
+
+def assert_agree(ours, composed, inputs, cotangents, what, roundings=16):
+    """Results and gradients, against the plain form's in float64."""
+    exact = value_and_grads(composed, [v.double() for v in inputs], cotangents)
+    loop = value_and_grads(composed, inputs, cotangents)
+    for k, (o, r, e) in enumerate(zip(ours, loop, exact, strict=True)):
+        assert o.dtype == r.dtype  # float64 for times, of numbers in float32
+        assert_as_accurate(o.float(), r.float(), e, (what, k), roundings)
+
+
+def present(values):
+    return [v for v in values if v is not None]
+
+
+def skip_arguments(flat, cell):
+    """The op's first eight, from a list of those that the cell has."""
+    state = 5 + (cell == "lstm")
+    x, weights, state = flat[0], flat[1:-state], list(flat[-state:])
+    return [x, weights, *state[:3], state[3] if cell == "lstm" else None, *state[-2:]]
+
+
+def draw_skip(cell, lead, B, m, n, layers):
+    """A gate that opens about every second step."""
+    G, weights = 4 if cell == "lstm" else 3, []
+    for k in range(layers):
+        width = n if k else m
+        weights += [draw(G * n, width) / width**0.5, draw(G * n, n) / n**0.5, draw(4 * n) / 2]
+    states = [draw(layers, B, n) for _ in range(1 + (cell == "lstm"))]
+    gate = [2 * draw(1, n) / n**0.5, torch.tensor([-0.5])]
+    before = [0.4 + torch.rand(B, 1) / 2, torch.rand(B, 1) / 2]
+    return [draw(*lead, m), *weights, *gate, *states, *before]
+
+
+def check_skip(
+    cell, T, B, m, n, layers=1, dim=0, lengths=None, ends=None, masked=False, given=range(6)
+):
+    lead = (T,) if ends is not None else (T, B) if dim == 0 else (B, T)
+    inputs = draw_skip(cell, lead, B, m, n, layers)
+    masks = (torch.rand(layers - 1, *lead, n) < 0.7) / 0.7 if masked else None
+    lengths = None if lengths is None else torch.tensor(lengths)
+    shapes = [(*lead, n), (*lead, 1), *[(layers, B, n)] * (1 + (cell == "lstm")), (B, 1), (B, 1)]
+    cotangents = [draw(*s) if k in given else None for k, s in enumerate(shapes)]
+
+    def composed(*flat):
+        mask = None if masks is None else masks.to(flat[0].dtype)
+        arguments = skip_arguments(flat, cell)
+        return present(skip_recurrence_plain(*arguments, mask, lengths, ends, cell, dim))
+
+    x, weights, *state = skip_arguments(on_device(*inputs), cell)
+    ragged = on_device(masks, lengths, ends)
+    fast = skip.forward(x, weights, *state, *ragged, cell, dim, False)
+    *results, _, _, _, _, _ = every = skip.forward(x, weights, *state, *ragged, cell, dim, True)
+    assert all(map(torch.equal, fast[:6], results))
+    if cell != "lstm":
+        results.pop(3)
+    grads = on_device(*cotangents)
+    if cell != "lstm":
+        grads.insert(3, None)
+    run = (grads, x, weights, state[0], state[2], *ragged, every[6:], cell, dim, True)
+    found = skip.backward(*run)
+    fake = skip_op._backward_fake(*run)
+    assert [(g.shape, g.dtype) for g in found] == [(g.shape, g.dtype) for g in fake]
+    assert_agree([*results, *found], composed, inputs, cotangents, cell)
+    return results[1]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru-reset-before"])
+def test_skip(cell, small_blocks):
+    updates = check_skip(cell, 5, 3, 5, 6, layers=2, dim=1, lengths=[5, 0, 4], masked=True)
+    assert 0 < updates[0].mean() < 1
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru-reset-before"])
+def test_skip_over_sequences(cell, small_blocks):
+    ends = torch.tensor([0, 3, 3, 7])
+    check_skip(cell, 7, 3, 1, 3, ends=ends, given=[0, 1])
+
+
+@pytest.mark.parametrize("given", [[0], [2, 4], [3, 5]], ids=str)
+def test_skip_with_some_gradients(given, small_blocks):
+    check_skip("lstm", 4, 2, 2, 3, given=given)
+
+
+def test_skip_without_steps(small_blocks):
+    check_skip("lstm", 0, 2, 2, 3, given=range(2, 6))
+    check_skip("gru", 1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru-reset-before"])
+def test_skip_in_whole_blocks(cell):
+    check_skip(cell, 2, 17, 33, 70, layers=2)
+
+
+def test_skip_counts_as_the_definition_does(small_blocks):
+    """A tie skips; so does a sum of tenths, as floats add up."""
+    x, weights, *state = skip_arguments(draw_skip("gru", (14, 2), 2, 1, 2, 1), "gru")
+    state[0], state[4] = 0 * state[0], torch.tensor([[0.25], [0.1]])
+    state[5], state[1] = torch.zeros(2, 1), torch.tensor([0.1]).logit()
+    tensors = on_device(x, *weights, *state)
+    results = skip.forward(
+        tensors[0], tensors[1:4], *tensors[4:], None, None, None, "gru", 0, False
+    )
+    plain_results = skip_recurrence_plain(x, weights, *state, None, None, None, "gru", 0)
+    assert results[1].cpu().equal(plain_results[1])
+    assert results[1][:, 0].flatten().tolist()[:3] == [0, 0, 1]  # 1/4, 1/2, 3/4
+
+
+COUNTED = pytest.mark.skipif(not INTERPRETED, reason="counts products")
+
+
+@COUNTED
+@pytest.mark.parametrize("cell", ["lstm", "gru-reset-before"])
+def test_skipped_steps_cost_no_product(cell, small_blocks, products):
+    x, weights, *state = skip_arguments(draw_skip(cell, (6, 2), 2, 3, 6, 2), cell)
+    state[0], state[1] = 0 * state[0], torch.zeros(1)  # p is a half after an update
+    made = []
+    for p in (0.05, 0.1, 0.15):
+        products.clear()
+        state[4], state[5] = torch.full((2, 1), p), torch.zeros(2, 1)
+        updates = skip.forward(x, weights, *state, None, None, None, cell, 0, False)[1]
+        made.append((int(updates[:, 0].sum()), len(products)))
+    (none, nothing), (once, some), (twice, more) = made
+    assert (none, once, twice) == (0, 1, 2)
+    assert nothing == 0 < some
+    assert more == 2 * some
+
+
+@COUNTED
+def test_the_way_back_passes_skipped_steps(small_blocks, products):
+    flat = draw_skip("lstm", (6, 2), 2, 3, 6, 1)
+    x, weights, *state = skip_arguments(flat, "lstm")
+    made = []
+    state[0], state[1] = 0 * state[0], torch.zeros(1)
+    for p in (0.05, 0.1, 0.15):
+        state[4], state[5] = torch.full((2, 1), p), torch.zeros(2, 1)
+        every = skip.forward(x, weights, *state, None, None, None, "lstm", 0, True)
+        products.clear()
+        grads = [torch.ones_like(every[0]), *[None] * 5]
+        layout = (None, None, None, every[6:], "lstm", 0, False)
+        skip.backward(grads, x, weights, state[0], state[2], *layout)
+        made.append(len(products))
+    assert made[0] == 0 < made[1]
+    assert made[2] == 2 * made[1]
+
+
+def draw_phased(cell, lead, B, m, n, peephole=True):
+    G = 4 if cell == "lstm" else 3
+    weights = [draw(G * n, m) / m**0.5, draw(G * n, n) / n**0.5, draw(4 * n) / 2]
+    peepholes = [draw(3, n)] if cell == "lstm" and peephole else []
+    clock = [torch.rand(n) * 3 + 0.5, draw(n), torch.rand(n) * 0.6 + 0.2]
+    states = [draw(B, n) for _ in range(1 + (cell == "lstm"))]
+    times = torch.randn(lead, dtype=torch.float64) * 5
+    return [draw(*lead, m), times, *weights, *peepholes, *clock, *states]
+
+
+def phased_arguments(flat, cell, peephole=True):
+    """The op's first eleven, from a list of those that there are."""
+    flat = list(flat)
+    if cell != "lstm":
+        flat.append(None)
+    if cell != "lstm" or not peephole:
+        flat.insert(5, None)
+    return flat
+
+
+def check_phased(
+    cell,
+    T,
+    B,
+    m,
+    n,
+    dim=0,
+    reverse=False,
+    lengths=None,
+    ends=None,
+    leak=0.001,
+    peephole=True,
+    given=range(3),
+):
+    lead = (T,) if ends is not None else (T, B) if dim == 0 else (B, T)
+    inputs = draw_phased(cell, lead, B, m, n, peephole)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    shapes = [(*lead, n), *[(B, n)] * (1 + (cell == "lstm"))]
+    cotangents = [draw(*s) if k in given else None for k, s in enumerate(shapes)]
+    options = (cell, leak, dim, reverse)
+
+    def composed(*flat):
+        arguments = phased_arguments(flat, cell, peephole)
+        return present(phased_recurrence_plain(*arguments, lengths, ends, *options))
+
+    tensors = phased_arguments(on_device(*inputs), cell, peephole)
+    ragged = on_device(lengths, ends)
+    fast = phased.forward(*tensors, *ragged, *options, False)
+    every = phased.forward(*tensors, *ragged, *options, True)
+    assert all(map(torch.equal, fast[:3], every))
+    results = list(every[: 2 + (cell == "lstm")])
+    grads = on_device(*cotangents) + [None] * (cell != "lstm")
+    run = (grads, *tensors, *ragged, every[3:], *options, [True] * 11)
+    found = phased.backward(*run)
+    fake = phased_op._backward_fake(*run)
+    assert [(g.shape, g.dtype) for g in found] == [(g.shape, g.dtype) for g in fake]
+    # 64: a gate is a difference of phases, which are those of float64 rounded
+    assert_agree([*results, *found], composed, inputs, cotangents, cell, roundings=64)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@DIRECTIONS
+def test_phased(cell, reverse, small_blocks):
+    check_phased(cell, 5, 3, 5, 6, 1, reverse, lengths=[5, 0, 4])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@DIRECTIONS
+def test_phased_over_sequences(cell, reverse, small_blocks):
+    ends = torch.tensor([0, 3, 3, 7])
+    check_phased(cell, 7, 3, 1, 3, 0, reverse, ends=ends, leak=0.0, peephole=False)
+
+
+def test_phased_with_some_gradients(small_blocks):
+    check_phased("lstm", 3, 2, 2, 3, given=[1])
+    check_phased("gru", 0, 2, 2, 3, given=[1])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_phased_in_whole_blocks(cell):
+    check_phased(cell, 2, 17, 33, 70)
+
+
+def test_phases_of_late_times(small_blocks):
+    """Microseconds of an hour-long recording: float32 would have lost them."""
+    flat = draw_phased("gru", (4, 1), 1, 1, 3)
+    flat[1] = 3.6e9 + torch.arange(4, dtype=torch.float64).unsqueeze(1)
+    flat[5:8] = torch.tensor([[7.0, 9.0, 11.0], [0.3, 0.5, 0.7], [0.5, 0.5, 0.5]])
+    exact = phased_recurrence_plain(
+        *phased_arguments([v.double() for v in flat], "gru"), None, None, "gru", 0.0, 0, False
+    )
+    tensors = phased_arguments(on_device(*flat), "gru")
+    output = phased.forward(*tensors, None, None, "gru", 0.0, 0, False, False)[0]
+    assert (output.cpu() - exact[0]).abs().max() < 1e-6
+
+
+def test_a_time_that_is_no_number_shows(small_blocks):
+    flat = on_device(*draw_phased("gru", (2, 2), 2, 1, 3))
+    flat[1][1, 0] = torch.nan
+    tensors = phased_arguments(flat, "gru")
+    output = phased.forward(*tensors, None, None, "gru", 0.0, 0, False, False)[0]
+    assert output[1, 0].isnan().all()
+    assert not output[0].isnan().any()
+    assert not output[:, 1].isnan().any()
+
+
+@COUNTED
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_closed_blocks_cost_no_product(cell, small_blocks, products):
+    flat = phased_arguments(draw_phased(cell, (3, 2), 2, 3, 6), cell)
+    n, zeros, steps = 6, torch.zeros(6), torch.arange(3.0).double()
+    flat[6], flat[7] = torch.full((n,), 100.0), zeros
+    flat[8] = torch.tensor([0.03, 0.03, 0.03, 0.03, 0.015, 0.015])  # open for 3, and for 1.5
+    made = []
+    for start in (10.0, 1.0, 0.0):  # all closed; blocks open at 1 2 - and 1 - -; and 0 starts at 0
+        products.clear()
+        flat[1] = (start + steps).unsqueeze(1).expand(3, 2)
+        output = phased.forward(*flat, None, None, cell, 0.0, 0, False, False)[0]
+        made.append(len(products))
+        if start == 10:
+            assert output.equal(flat[9].expand(3, 2, n))  # bit by bit
+        if start == 1:
+            assert output[1:, :, 4:].equal(output[:1, :, 4:].expand(2, 2, 2))
+    assert made[0] == 0 < made[1]
+    assert made[1] == made[2]  # three of six
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_on_the_state_in_other_dtypes(dtype, small_blocks):
+    carry = torch.promote_types(dtype, torch.float32)
+
+    def cast(v, k, wide):
+        return v if v is None or v.dtype == torch.float64 else v.to(carry if k in wide else dtype)
+
+    flat = [cast(v, k, (5, 6, 7, 8)) for k, v in enumerate(draw_phased("lstm", (4, 2), 2, 3, 5))]
+    run = (None, None, "lstm", 0.01, 0, False)
+    results = phased.forward(*on_device(*flat), *run, True)[:3]
+    exact = phased_recurrence_plain(*[v.double() for v in flat], *run)
+    for o, r, e in zip(results, phased_recurrence_plain(*flat, *run), exact, strict=True):
+        assert_as_accurate(o, r, e, "phased")
+    drawn = draw_skip("gru", (4, 2), 2, 3, 5, 1)
+    flat = [cast(v, k, (4, 5, 7, 8)) for k, v in enumerate(drawn)]
+    run = (None, None, None, "gru", 0)
+    x, weights, *state = skip_arguments(on_device(*flat), "gru")
+    results = skip.forward(x, weights, *state, *run, True)[:6]
+    exact, loop = (
+        skip_recurrence_plain(*skip_arguments(v, "gru"), *run)
+        for v in ([v.double() for v in flat], flat)
+    )
+    for o, r, e in zip(results, loop, exact, strict=True):
+        if e is not None:
+            assert_as_accurate(o, r, e, "skip")
+
+
+def test_wrong_ends_never_leave_memory(small_blocks):
+    """They count as the nearest ones that are right."""
+    x, weights, *state = skip_arguments(on_device(*draw_skip("gru", (3, 2), 2, 1, 2, 1)), "gru")
+    for wrong, right in (([9, -2], [3, 0]), ([2, 1 << 40], [2, 3])):
+        runs = [
+            skip.forward(
+                x, weights, *state, None, torch.tensor(v, device=DEVICE), None, "gru", 0, True
+            )
+            for v in (wrong, right)
+        ]
+        assert all(map(torch.equal, *runs))
+    for wrong, right in (([-5, 2, 99], [0, 2, 3]), ([1 << 40, 1 << 41, 2], [3, 3, 3])):
+        runs = [
+            skip.forward(
+                x[:, 0], weights, *state, None, None, torch.tensor(v, device=DEVICE), "gru", 0, True
+            )
+            for v in (wrong, right)
+        ]
+        assert all(map(torch.equal, runs[0][2:6], runs[1][2:6]))
+
+
 # What an interpreter cannot show: tiles at their real size, at once, in any order.
 ON_A_GPU = pytest.mark.skipif(INTERPRETED, reason="needs programs that run at the same time")
 
@@ -325,3 +669,17 @@ def test_linear_at_full_size(shape, dim, dtype, reverse, algorithm, ragged, monk
 def test_cells_at_full_size(cell, reverse, monkeypatch):
     monkeypatch.undo()
     check_gated(cell, 4001, 3, 40, 1, reverse, lengths=[4001, 0, 1234])
+
+
+@ON_A_GPU
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru-reset-before"])
+def test_skip_at_full_size(cell, layers):
+    check_skip(cell, 201, 37, 3, 110, layers, 1, lengths=[201, 0, *range(20, 190, 5), 201])
+
+
+@ON_A_GPU
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@DIRECTIONS
+def test_phased_at_full_size(cell, reverse):
+    check_phased(cell, 201, 37, 3, 300, 1, reverse, lengths=[201, 0, *range(20, 190, 5), 201])

@@ -138,6 +138,81 @@ def test_gated_kernels_compile(cell, dtype, ragged, compiled):
     assert_sound(compiled, True)
 
 
+def assert_fits(kernels, dtype):
+    """Each has machine code, multiplies on tensor cores and fits in a multiprocessor's memory."""
+    product = "f64.f64.f64.f64" if dtype == torch.float64 else "f32.tf32.tf32.f32"
+    for kernel in kernels:
+        assert len(kernel.asm["cubin"]) > 0
+        assert f".row.col.{product}" in kernel.asm["ptx"]
+        assert kernel.metadata.shared <= 227 * 1024
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize(
+    ("cell", "n", "layers", "dtype"),
+    [
+        ("lstm", 110, 1, torch.float32),
+        ("gru-reset-before", 24, 2, torch.bfloat16),
+        ("gru", 64, 1, torch.float64),
+    ],
+    ids=str,
+)
+def test_skip_kernels_compile(cell, n, layers, dtype, compiled):
+    from longrnn.ops.skip_recurrence import gpu
+
+    T, B, m, gates = 100, 32, 3, 4 if cell == "lstm" else 3
+    carry = torch.promote_types(dtype, torch.float32)
+    weights = []
+    for k in range(layers):
+        shapes = (gates * n, n if k else m), (gates * n, n), (4 * n,)
+        weights += [torch.empty(s, dtype=dtype) for s in shapes]
+    x, state = torch.empty(T, B, m, dtype=dtype), torch.empty(layers, B, n, dtype=dtype)
+    cells, scalar = state if cell == "lstm" else None, torch.empty(B, 1, dtype=carry)
+    gate = torch.empty(1, n, dtype=carry), torch.empty(1, dtype=carry)
+    lengths, masks = torch.full((B,), T), torch.empty(layers - 1, T, B, n, dtype=dtype)
+    layout = (masks if layers > 1 else None, lengths, None)
+    for keep in (False, True):
+        results = gpu.forward(
+            x, weights, *gate, state, cells, scalar, scalar, *layout, cell, 0, keep
+        )
+    grads = [*results[:3], None if cells is None else results[3], *results[4:6]]
+    gpu.backward(grads, x, weights, gate[0], state, *layout, results[6:], cell, 0, True)
+    assert len(compiled) == 3
+    assert_fits(compiled, dtype)
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize(
+    ("cell", "n", "ragged", "dtype"),
+    [
+        ("lstm", 110, False, torch.float32),
+        ("gru", 300, True, torch.float16),
+    ],
+    ids=str,
+)
+def test_phased_kernels_compile(cell, n, ragged, dtype, compiled):
+    from longrnn.ops.phased_recurrence import gpu
+
+    T, B, m, gates = 100, 32, 41, 4 if cell == "lstm" else 3
+    carry = torch.promote_types(dtype, torch.float32)
+    lead = (T,) if ragged else (B, T)
+    x, times = torch.empty(*lead, m, dtype=dtype), torch.empty(lead, dtype=torch.float64)
+    shapes = (gates * n, m), (gates * n, n), (4 * n,)
+    weights = [torch.empty(s, dtype=dtype) for s in shapes]
+    peephole = torch.empty(3, n, dtype=carry) if cell == "lstm" else None
+    clock = [torch.empty(n, dtype=carry) for _ in range(3)]
+    state = torch.empty(B, n, dtype=dtype)
+    cells, ends = state if cell == "lstm" else None, torch.arange(B + 1) if ragged else None
+    tensors = (x, times, *weights, peephole, *clock, state, cells, None, ends)
+    for keep in (False, True):
+        options = (cell, 0.001 if keep else 0.0, int(not ragged), ragged)
+        results = gpu.forward(*tensors, *options, keep)
+    grads = [*results[:2], None if cells is None else results[2]]
+    gpu.backward(grads, *tensors, results[3:], *options, [True] * 11)
+    assert len(compiled) == 3
+    assert_fits(compiled, dtype)
+
+
 def test_importing_the_package_does_not_import_triton():
     code = "import sys, longrnn; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

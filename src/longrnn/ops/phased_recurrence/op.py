@@ -91,28 +91,32 @@ def phased_recurrence(
     _check(x, times, weight_ih, weight_hh, bias, peephole, period, shift, on_ratio, hidden, cells,
            cell, lengths, cu_seqlens, dim)  # fmt: skip
     wide = torch.promote_types(x.dtype, torch.float32)
+    dtype = x.dtype
+    inner = wide if x.device.type == "cpu" else dtype  # what is computed and kept in
     tensors = (
-        x,
+        x.to(inner),
         times.double(),
-        weight_ih.to(x.dtype),
-        weight_hh.to(x.dtype),
-        bias.to(x.dtype),
+        weight_ih.to(inner),
+        weight_hh.to(inner),
+        bias.to(inner),
         None if peephole is None else peephole.to(wide),
         period.to(wide),
         shift.to(wide),
         on_ratio.to(wide),
-        hidden.to(x.dtype),
-        None if cells is None else cells.to(x.dtype),
+        hidden.to(inner),
+        None if cells is None else cells.to(inner),
         None if lengths is None else lengths.long().contiguous(),
         None if cu_seqlens is None else cu_seqlens.long().contiguous(),
     )
     if transforms_active() or not _has_kernel(x.device):
-        return phased_recurrence_plain(*tensors, cell, leak, dim, reverse)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    output, hidden, cells_or_empty, *_ = torch.ops.longrnn.phased_recurrence(
-        *tensors, cell, leak, dim, reverse, keep
-    )
-    return output, hidden, None if cells is None else cells_or_empty
+        found = phased_recurrence_plain(*tensors, cell, leak, dim, reverse)
+    else:
+        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        options = (cell, leak, dim, reverse, keep)
+        found = torch.ops.longrnn.phased_recurrence(*tensors, *options)[:3]
+    output, hidden, last_cells = found
+    cells = None if cells is None or last_cells is None else last_cells.to(dtype)
+    return output.to(dtype), hidden.to(dtype), cells
 
 
 torch.library.define(
@@ -183,7 +187,7 @@ def _check(
 def _has_kernel(device: torch.device) -> bool:
     if device.type == "cpu":  # a compiler always sees the op, which then runs what there is
         return torch.compiler.is_compiling() or _native.available()
-    return device.type == "meta"
+    return device.type in ("cuda", "meta")
 
 
 @torch.library.impl("longrnn::phased_recurrence", "CPU")
@@ -201,6 +205,20 @@ def _forward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
 @torch.library.impl("longrnn::phased_recurrence_backward", "CPU")
 def _backward_cpu(*arguments: Any) -> list[Tensor]:
     return cpu.backward(*arguments)
+
+
+@torch.library.impl("longrnn::phased_recurrence", "CUDA")
+def _forward_cuda(*arguments: Any) -> tuple[Tensor, ...]:
+    from longrnn.ops.phased_recurrence import gpu  # imports Triton, absent on CPU machines
+
+    return gpu.forward(*arguments)
+
+
+@torch.library.impl("longrnn::phased_recurrence_backward", "CUDA")
+def _backward_cuda(*arguments: Any) -> list[Tensor]:
+    from longrnn.ops.phased_recurrence import gpu
+
+    return gpu.backward(*arguments)
 
 
 @torch.library.register_fake("longrnn::phased_recurrence")

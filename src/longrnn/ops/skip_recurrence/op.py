@@ -88,27 +88,30 @@ def skip_recurrence(
     _check(x, weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob, cell, masks,
            lengths, cu_seqlens, dim)  # fmt: skip
     wide = torch.promote_types(x.dtype, torch.float32)
+    dtype = x.dtype
+    inner = wide if x.device.type == "cpu" else dtype  # what is computed and kept in
     tensors = (
-        x,
-        [w.to(x.dtype) for w in weights],
+        x.to(inner),
+        [w.to(inner) for w in weights],
         weight_u.to(wide),
         bias_u.to(wide),
-        hidden.to(x.dtype),
-        None if cells is None else cells.to(x.dtype),
+        hidden.to(inner),
+        None if cells is None else cells.to(inner),
         update_prob.to(wide),
         accum_prob.to(wide),
-        None if masks is None else masks.to(x.dtype),
+        None if masks is None else masks.to(inner),
         None if lengths is None else lengths.long().contiguous(),
         None if cu_seqlens is None else cu_seqlens.long().contiguous(),
     )
     if transforms_active() or not _has_kernel(x.device):
-        return skip_recurrence_plain(*tensors, cell, dim)
-    needed = (x, *weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in needed)
-    *results, _, _, _, _, _ = torch.ops.longrnn.skip_recurrence(*tensors, cell, dim, keep)
-    if cells is None:
-        results[3] = None
-    return tuple(results)
+        found = skip_recurrence_plain(*tensors, cell, dim)
+    else:
+        needed = (x, *weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob)
+        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in needed)
+        found = torch.ops.longrnn.skip_recurrence(*tensors, cell, dim, keep)[:6]
+    output, updates, hidden, last_cells, update_prob, accum_prob = found
+    cells = None if cells is None or last_cells is None else last_cells.to(dtype)
+    return output.to(dtype), updates, hidden.to(dtype), cells, update_prob, accum_prob
 
 
 torch.library.define(
@@ -182,7 +185,7 @@ def _check(
 def _has_kernel(device: torch.device) -> bool:
     if device.type == "cpu":  # a compiler always sees the op, which then runs what there is
         return torch.compiler.is_compiling() or _native.available()
-    return device.type == "meta"
+    return device.type in ("cuda", "meta")
 
 
 @torch.library.impl("longrnn::skip_recurrence", "CPU")
@@ -200,6 +203,20 @@ def _forward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
 @torch.library.impl("longrnn::skip_recurrence_backward", "CPU")
 def _backward_cpu(*arguments: Any) -> list[Tensor]:
     return cpu.backward(*arguments)
+
+
+@torch.library.impl("longrnn::skip_recurrence", "CUDA")
+def _forward_cuda(*arguments: Any) -> tuple[Tensor, ...]:
+    from longrnn.ops.skip_recurrence import gpu  # imports Triton, absent on CPU machines
+
+    return gpu.forward(*arguments)
+
+
+@torch.library.impl("longrnn::skip_recurrence_backward", "CUDA")
+def _backward_cuda(*arguments: Any) -> list[Tensor]:
+    from longrnn.ops.skip_recurrence import gpu
+
+    return gpu.backward(*arguments)
 
 
 @torch.library.register_fake("longrnn::skip_recurrence")
