@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from longrnn.bench import results
+from longrnn.bench import mux_report, results
 from longrnn.bench.report import number
 from longrnn.bench.results import Row
 from longrnn.bench.scans import OURS
@@ -183,6 +183,12 @@ def _share(rows: list[Row]) -> list[str]:
     return parts
 
 
+def _mux(rows: list[Row]) -> list[str]:
+    return [
+        grid([title, *headings[1:]], lines) for title, headings, lines in mux_report.speed_ups(rows)
+    ]
+
+
 def _faster(row: Row) -> str:
     """How many times faster than the baseline."""
     return number(1 / row["ratio"]) if "ratio" in row else ""
@@ -192,6 +198,7 @@ _TABLES: dict[str, Callable[[list[Row]], list[str]]] = {
     "recurrence": _recurrence,
     "layers": _layers,
     "streaming": _streaming,
+    "mux": _mux,
     "skip": _share,
     "phased": _share,
 }

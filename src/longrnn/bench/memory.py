@@ -8,9 +8,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from longrnn.bench.contender import Contender
 from longrnn.bench.layer_case import LayerCase
 
 
@@ -24,11 +26,18 @@ def peak(contender: str, case: LayerCase, device: str) -> float | None:
     """
     T, B, _ = case.x.shape
     dtype = str(case.x.dtype).removeprefix("torch.")
-    task = [contender, B, T, case.sizes, case.training, device, dtype, torch.get_num_threads()]
+    task = [contender, B, T, case.sizes, case.training, device, dtype]
+    return growth_elsewhere(__name__, task)
+
+
+def growth_elsewhere(module: str, task: list) -> float | None:
+    """What a module's `growth(task)` says in a fresh process; None where that failed."""
+    program = f"import json, sys, torch; from {module} import growth\n"
+    program += "threads, task = json.loads(sys.argv[1])\n"
+    program += "torch.set_num_threads(threads); print(growth(task))"
+    given = json.dumps([torch.get_num_threads(), task])
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", __name__, json.dumps(task)],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-W", "ignore", "-c", program, given], capture_output=True, text=True
     )
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
@@ -37,12 +46,19 @@ def growth(task: list) -> float:
     """Do the task of `peak` in this process; see there."""
     from longrnn.bench import layer_contenders
 
-    name, B, T, sizes, training, device, dtype, threads = task
-    torch.set_num_threads(threads)
+    name, B, T, sizes, training, device, dtype = task
     contender = next(c for c in layer_contenders.contenders() if c.name == name)
     case = LayerCase.draw(B, T, tuple(sizes), training, device, getattr(torch, dtype))
-    # What a first call loads is not the sequence's.
-    contender.prepare(replace(case, x=case.x[:2], y=case.y[:2])).call()
+    short = replace(case, x=case.x[:2], y=case.y[:2])
+    return growth_of_call(contender, case, short, device)
+
+
+def growth_of_call(contender: Contender, case: Any, short: Any, device: str) -> float:
+    """Megabytes by which one call on a case grows the memory in use.
+
+    What a first call loads is not the case's: it is made on a short one.
+    """
+    contender.prepare(short).call()
     run = contender.prepare(case)
     gc.collect()
     if device == "cuda":
@@ -73,7 +89,3 @@ def _peak_resident() -> int:
         return 1024 * int(line.split()[1])
     scale = 1 if sys.platform == "darwin" else 1024
     return scale * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-if __name__ == "__main__":
-    print(growth(json.loads(sys.argv[1])))

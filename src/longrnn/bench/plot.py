@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from longrnn.bench import mux_report
 from longrnn.bench.markdown import latest
 from longrnn.bench.results import Row
 
@@ -32,6 +33,8 @@ def plot(rows: list[Row], folder: str | Path) -> list[Path]:
         raise ValueError("rows must hold a timed contender, got none")
     suite, device = timed[0]["suite"], timed[0]["device"]
     Path(folder).mkdir(parents=True, exist_ok=True)
+    if suite == "mux":
+        return mux_report.plot(timed, folder)
     made = []
     if suite in SHARES:
         return [_plot_share([r for r in timed if r["pass"] == "forward"], folder)]
