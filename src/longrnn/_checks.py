@@ -38,7 +38,8 @@ def check_shape(name: str, x: Tensor, dims: str, expected: tuple[int | None, ...
     )
     if not same:
         wanted = ", ".join(
-            d if e is None else f"{d}={e}" for d, e in zip(dims.split(), expected, strict=True)
+            d if e is None or d == str(e) else f"{d}={e}"
+            for d, e in zip(dims.split(), expected, strict=True)
         )
         raise ValueError(f"{name} must have shape ({wanted}), got {tuple(shape)}")
 

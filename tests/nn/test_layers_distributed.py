@@ -10,20 +10,20 @@ import torch.distributed as dist
 torch.set_num_threads(1)
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-names = [name for name in longrnn.models() if not name.startswith("phased-")]
-for name in names:
+for name in longrnn.models():
     torch.manual_seed(0)
     both = not name.startswith("skip-")
     layer = longrnn.create_model(name, 3, 4, 2, bidirectional=both)
     x = torch.randn(5, 4, 3)
     (layer(x)[0] ** 2).sum().backward()
-    wanted = [p.grad.clone() for p in layer.parameters()]
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    wanted = [p.grad.clone() for p in trained]
     layer.zero_grad()
     parallel = torch.nn.parallel.DistributedDataParallel(layer)
     for _ in range(2):  # an unused parameter fails in the second step
         layer.zero_grad()
         (parallel(x[:, rank * 2 : rank * 2 + 2])[0] ** 2).sum().backward()
-    for p, grad in zip(layer.parameters(), wanted, strict=True):
+    for p, grad in zip(trained, wanted, strict=True):
         torch.testing.assert_close(2 * p.grad, grad)  # a mean over ranks of sums
 dist.destroy_process_group()
 """

@@ -500,12 +500,12 @@ H, P = torch.zeros(1, 2, 4), torch.zeros(1, 2, 1)
         (
             "skip-gru",
             (H, H, P),
-            "state.update_prob must have shape (1=1, B=2, 1=1), got (1, 2, 4)",
+            "state.update_prob must have shape (1, B=2, 1), got (1, 2, 4)",
         ),
         (
             "skip-gru",
             (H, P, P[:, :1]),
-            "state.accum_prob must have shape (1=1, B=2, 1=1), got (1, 1, 1)",
+            "state.accum_prob must have shape (1, B=2, 1), got (1, 1, 1)",
         ),
         ("skip-gru", (H, P, P.long()), "state.accum_prob must have a floating dtype, got torch.i"),
     ],

@@ -527,8 +527,8 @@ ZERO = torch.zeros(3, 1)
         (4, torch.zeros(2, 4, 5), {}, r"hidden must have shape \(L=2, B=3, n=5\), got \(2, 4, 5\)"),
         (5, torch.zeros(1, 3, 5), {}, r"cells must have shape \(L=2, B=3, n=5\), got \(1, 3, 5\)"),
         (5, None, {}, "cells must be given for the cell lstm and no other, got lstm"),
-        (6, ZERO[0], {}, r"update_prob must have shape \(B=3, 1=1\), got \(1,\)"),
-        (7, ZERO[:2], {}, r"accum_prob must have shape \(B=3, 1=1\), got \(2, 1\)"),
+        (6, ZERO[0], {}, r"update_prob must have shape \(B=3, 1\), got \(1,\)"),
+        (7, ZERO[:2], {}, r"accum_prob must have shape \(B=3, 1\), got \(2, 1\)"),
         (
             7,
             ZERO,
