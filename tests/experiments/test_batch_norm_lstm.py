@@ -120,6 +120,18 @@ def test_what_it_cannot_do_is_named(options, message):
         BatchNormLSTM(3, 6, **options)
 
 
+@pytest.mark.parametrize("build", [BatchNormLSTM, InputNormLSTM])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_lengths_are_those_of_a_packed_sequence(build, batch_first):
+    layer = build(3, 6, batch_first=batch_first)
+    x = 5 + 3 * torch.randn(4, 9, 3)
+    expected, expected_state = layer(pack_padded_sequence(x, LENGTHS, True, False))
+    expected, _ = pad_packed_sequence(expected, batch_first, total_length=9)
+    output, state = layer(x if batch_first else x.transpose(0, 1), lengths=LENGTHS)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(state, expected_state)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_input_is_normalised_over_valid_steps(training):
     layer = InputNormLSTM(3, 6, batch_first=True).train(training)

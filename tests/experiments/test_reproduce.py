@@ -1,11 +1,13 @@
 import json
 
 import pytest
+from torch import nn
 
 from longrnn.experiments import EXPERIMENTS, Case, experiment, results, run, table
 from longrnn.experiments.skipping import settled
-from longrnn.nn import create_model
-from longrnn.train import create_settings
+from longrnn.nn import create_model, models
+from longrnn.nn.registry import also_known
+from longrnn.train import create_settings, load_network
 from longrnn.train.counting import macs_per_sequence
 
 
@@ -127,6 +129,7 @@ def test_a_line_of_an_earlier_version_is_still_found(rerun, monkeypatch):
         ({"only": "none"}, "only must be part of one of skip, plain, short; got 'none'"),
         ({"seeds": 0}, "seeds must be a positive integer, got 0"),
         ({"minutes": 0}, "minutes must be a positive number, got 0"),
+        ({"quick": True}, "quick must be for an experiment that has it, got tiny"),
         ({"data": "x"}, "task adding takes length, not data; got data='x'"),
     ],
 )
@@ -134,6 +137,42 @@ def test_what_cannot_be_run_is_named(rerun, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         rerun(**options)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_case_may_have_a_layer_that_is_known_in_its_experiment_only(rerun):
+    case = Case("own", "Own", "own-gru", ("", ""))
+    drawn = []
+
+    def draw(path, runs):
+        drawn.extend(type(load_network(folders[0])[0].recurrent) for _, folders in runs)
+        return False
+
+    (line,) = rerun({"cases": (case,), "layers": {"own-gru": OwnGRU}, "draw": draw}).lines
+    assert line["model"] == "own-gru"
+    assert drawn == [OwnGRU]
+    assert "own-gru" not in models()
+
+
+class OwnGRU(nn.GRU):
+    pass
+
+
+def test_more_is_found_out_of_a_finished_run(rerun):
+    changes = {"measure": lambda folder: {"files": len(list(folder.glob("summary.json")))}}
+    done = rerun(changes, only="plain")
+    assert [line["files"] for line in done.lines] == [1]
+    assert results.read(done.path) == done.lines
+
+
+def test_every_seed_is_drawn_that_has_been_run(rerun):
+    drawn = []
+    changes = {"draw": lambda path, runs: drawn.append(runs)}
+    rerun(only="plain")
+    rerun(changes, only="s", seeds=2)
+    names = [[case.name, *(folder.name for folder in folders)] for case, folders in drawn[0]]
+    assert names == [["skip", "skip-seed0", "skip-seed1"], ["short", "short-seed0", "short-seed1"]]
+    rerun(changes, only="plain", seeds=1)
+    assert [len(folders) for _, folders in drawn[1]] == [1]
 
 
 def test_damaged_results_are_named_and_kept(rerun):
@@ -152,7 +191,10 @@ def test_every_experiment_can_be_set_up(name):
     for case in chosen.cases:
         assert len(case.published) == len(chosen.columns)
         for given in (chosen.settings, chosen.settings | chosen.quick):
-            create_settings(chosen.task, case.model, **(given | case.settings))
+            with also_known(chosen.layers):
+                settings = create_settings(chosen.task, case.model, **(given | case.settings))
+            line = results.identity(settings)
+            assert json.loads(json.dumps(line)) == line, "it would not be found again"
 
 
 SKIP = [EXPERIMENTS["skip-adding"], EXPERIMENTS["skip-digits"]]

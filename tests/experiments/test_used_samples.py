@@ -26,7 +26,7 @@ def run(request, tmp_path, monkeypatch):
         given |= {"num_layers": 1, "task_options": OPTIONS[chosen.task]}
         settings = create_settings(chosen.task, model, **given)
         train(settings, tmp_path / model)
-        return chosen, (Case(model, model.title(), model, ()), tmp_path / model)
+        return chosen, (Case(model, model.title(), model, ()), [tmp_path / model])
 
     return made
 

@@ -41,13 +41,15 @@ def test_a_seed_gives_the_same_data_each_time(name):
 @pytest.mark.parametrize("name", DRAWN)
 def test_drawn_data_are_new_in_each_seed_epoch_and_split(name):
     task = create_task(name, 4, seed=3, **OPTIONS[name])
-    first = samples(task.train_set)
-    assert not same(first, samples(task.test_set))
-    assert not same(first, samples(create_task(name, 4, seed=4, **OPTIONS[name]).train_set))
+    # Fewer than a batch, which is drawn at once.
+    first = samples(task.train_set, 3)
+    assert not same(first, samples(task.test_set, 3))
+    other = create_task(name, 4, seed=4, **OPTIONS[name])
+    assert not same(first, samples(other.train_set, 3))
     task.train_set.set_epoch(1)
-    assert not same(first, samples(task.train_set))
+    assert not same(first, samples(task.train_set, 3))
     task.train_set.set_epoch(0)
-    assert same(first, samples(task.train_set))
+    assert same(first, samples(task.train_set, 3))
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -167,6 +169,14 @@ def test_digits_hold_out_a_hundred_of_each_class():
     assert abs(pixels.std() - 1) < 1e-4
 
 
+def test_scaled_pixels_lie_in_0_to_1():
+    plain, scaled = (
+        create_task("digits", 4, scaled=s).train_set.tensors[0][:50] for s in (False, True)
+    )
+    assert (scaled.min(), scaled.max()) == (0, 1)
+    torch.testing.assert_close((plain - plain.min()) / (plain.max() - plain.min()), scaled)
+
+
 def test_permuted_digits_are_the_same_pixels_in_another_order():
     plain, permuted, other = (
         create_task("digits", 4, seed, permuted=p).train_set.tensors[0][:50]
@@ -186,7 +196,7 @@ def test_permuted_digits_are_the_same_pixels_in_another_order():
         ("frequency", {"sampling_period": 70.0}, r"sampling_period must be at most half of sig"),
         ("frequency", {"length": 3}, "task frequency takes sampling_period, signal_duration, not"),
         ("adding", {"permuted": True}, "task adding takes length, not permuted"),
-        ("digits", {"length": 3}, "task digits takes data, permuted, not length"),
+        ("digits", {"length": 3}, "task digits takes data, permuted, scaled, not length"),
         ("adding", {"length": 1}, "length must be an integer of at least 2, got 1"),
         ("memory", {"length": -1}, "length must be an integer of at least 1, got -1"),
         ("async-frequency", {"sampling": "rare"}, "sampling must be one of standard, high-resolut"),

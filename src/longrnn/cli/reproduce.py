@@ -21,7 +21,8 @@ def reproduce(
         bool, Option("--quick", help="settings that show the result sooner than the published")
     ] = False,
     data: Annotated[
-        str | None, Option("--data-dir", "--data", help="folder of full data, for skip-digits")
+        str | None,
+        Option("--data-dir", "--data", help="folder of full data, for digits and N-MNIST"),
     ] = None,
     output: Annotated[Path, Option(help="folder of results, pictures and runs")] = Path(
         "runs/reproduce"
@@ -39,7 +40,7 @@ def reproduce(
     console.width = max(console.width, 120)  # a file has no width of its own
     if experiment is None:
         for found in experiments.EXPERIMENTS.values():
-            console.print(f"{found.name:<16}{found.summary}", highlight=False)
+            console.print(f"{found.name:<18}{found.summary}", highlight=False)
         return 0
     _checks.check_choice("experiment", experiment, list(experiments.EXPERIMENTS))
     chosen = experiments.EXPERIMENTS[experiment]
@@ -75,6 +76,8 @@ def _show(experiment: Any, lines: list[dict[str, Any]], console: Any) -> None:
     for row in rows:
         shown.add_row(*map(_below, row))
     console.print(shown)
+    for note in sorted({line["note"] for line in lines if line["note"]}):
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
 
 
 def _below(cell: str) -> str:

@@ -46,6 +46,9 @@ def train(
         str | None, Option(help="spoken-digits: whose recordings are held out, all of them")
     ] = None,
     permuted: Annotated[bool, Option("--permuted", help="digits: shuffle the pixels")] = False,
+    scaled: Annotated[
+        bool, Option("--scaled", help="digits: pixels in 0 to 1, not standardised")
+    ] = False,
     hidden_size: Annotated[int | None, Option(help="units of a layer")] = None,
     num_layers: Annotated[int | None, Option(help="layers")] = None,
     dropout: Annotated[float | None, Option(help="between layers")] = None,
@@ -105,6 +108,7 @@ def train(
             "signal_duration": signal_duration,
             "sampling": sampling,
             "permuted": permuted,
+            "scaled": scaled,
             "frame": frame,
             "speaker": speaker,
         },

@@ -1,10 +1,17 @@
 """Published experiments, to be run again: each is a module with an `EXPERIMENT`, and a line here.
 
 >>> sorted(EXPERIMENTS)[:2]
-['skip-adding', 'skip-digits']
+['phased-digits', 'phased-frequency']
 """
 
-from longrnn.experiments import skip_adding, skip_digits, skip_frequency
+from longrnn.experiments import (
+    phased_digits,
+    phased_frequency,
+    phased_nmnist,
+    skip_adding,
+    skip_digits,
+    skip_frequency,
+)
 from longrnn.experiments.experiment import Case, Column, Experiment
 from longrnn.experiments.run import reproduce
 from longrnn.experiments.table import table
@@ -15,6 +22,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         skip_adding,
         skip_frequency,
         skip_digits,
+        phased_frequency,
+        phased_digits,
+        phased_nmnist,
     )
 }
 

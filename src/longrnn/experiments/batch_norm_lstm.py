@@ -100,15 +100,20 @@ class BatchNormLSTM(nn.LSTM):
         self.norm_c = StepNorm(n, steps, shifted=True).to(device)
 
     def forward(
-        self, input: Tensor | PackedSequence, state: tuple[Tensor, Tensor] | None = None
+        self,
+        input: Tensor | PackedSequence,
+        state: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """Run the layer over whole sequences, padded nowhere or packed."""
+        """Run the layer over sequences, packed or padded; without `lengths` padded nowhere."""
         if isinstance(input, PackedSequence):
             return self._run(input, state)
         B, T = input.shape[:2] if self.batch_first else (input.shape[1], input.shape[0])
-        packed = pack_padded_sequence(input, torch.full((B,), T), self.batch_first)
+        lengths = torch.full((B,), T) if lengths is None else lengths.cpu()
+        packed = pack_padded_sequence(input, lengths, self.batch_first, enforce_sorted=False)
         output, state = self._run(packed, state)
-        return pad_packed_sequence(output, self.batch_first)[0], state
+        return pad_packed_sequence(output, self.batch_first, total_length=T)[0], state
 
     def _run(
         self, packed: PackedSequence, state: tuple[Tensor, Tensor] | None

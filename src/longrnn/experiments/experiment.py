@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 Line = dict[str, Any]
 """What is known of one finished run: one line of JSON."""
 
@@ -47,9 +49,18 @@ class Case:
     goal: float | None = None
 
 
+Runs = list[tuple[Case, list[Path]]]
+"""Cases with their run folders, one a seed."""
+
+
 def never(case: Case, evaluations: list[Line]) -> bool:
     """Train until the time is up."""
     return False
+
+
+def nothing(folder: Path) -> Line:
+    """Find out no more than the training program tells."""
+    return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +77,10 @@ class Experiment:
         columns: What is compared.
         cases: The rows.
         quick: Settings that show the result sooner than the published ones, for those who ask.
+        layers: Layers that its cases name besides those of `longrnn.models()`.
         shown: Tells from the evaluations of a case whether more training would show no more.
-        draw: Draws a picture, to a path, of the cases with their run folders; tells whether
-            there was anything to be drawn.
+        measure: Finds out more of a finished run, from its folder, for its line.
+        draw: Draws a picture, to a path, of the runs; tells whether there was anything to be drawn.
     """
 
     name: str
@@ -80,5 +92,7 @@ class Experiment:
     columns: tuple[Column, ...]
     cases: tuple[Case, ...]
     quick: dict[str, Any] = dataclasses.field(default_factory=dict)
+    layers: dict[str, Callable[..., nn.Module]] = dataclasses.field(default_factory=dict)
     shown: Callable[[Case, list[Line]], bool] = never
-    draw: Callable[[Path, list[tuple[Case, Path]]], bool] | None = None
+    measure: Callable[[Path], Line] = nothing
+    draw: Callable[[Path, Runs], bool] | None = None

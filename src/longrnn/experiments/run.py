@@ -10,7 +10,8 @@ from rich.console import Console
 
 from longrnn import _checks
 from longrnn.experiments import results
-from longrnn.experiments.experiment import Case, Experiment, Line
+from longrnn.experiments.experiment import Case, Experiment, Line, Runs
+from longrnn.nn.registry import also_known
 from longrnn.train import Settings, create_settings, train
 from longrnn.train.metrics import read_metrics
 
@@ -62,19 +63,26 @@ def reproduce(
     if not chosen:
         names = ", ".join(case.name for case in experiment.cases)
         raise ValueError(f"only must be part of one of {names}; got {only!r}")
+    if quick and not experiment.quick:
+        raise ValueError(f"quick must be for an experiment that has it, got {experiment.name}")
     path = output / f"reproduce-{experiment.name}.jsonl"
-    plans = list(_plans(experiment, chosen, seeds, minutes, quick, data))
-    for case, settings in plans:
-        folder = _folder(output / experiment.name, case, settings.seed, quick)
-        if results.find(results.read(path), case.name, settings) is None:
-            line = _run(experiment, case, settings, folder, console) | {"quick": quick}
-            if line["interrupted"]:
-                break
-            results.put(path, line)
-    lines = results.read(path)
-    found = [results.find(lines, case.name, settings) for case, settings in plans]
-    folders = [(case, _folder(output / experiment.name, case, 0, quick)) for case in chosen]
-    picture = _drawn(experiment, folders, output)
+
+    def folder(case: Case, seed: int) -> Path:
+        return output / experiment.name / f"{case.name}{'-quick' if quick else ''}-seed{seed}"
+
+    with also_known(experiment.layers):
+        plans = list(_plans(experiment, chosen, seeds, minutes, quick, data))
+        for case, settings in plans:
+            if results.find(results.read(path), case.name, settings) is None:
+                own = folder(case, settings.seed)
+                line = _run(experiment, case, settings, own, console) | {"quick": quick}
+                if line["interrupted"]:
+                    break
+                results.put(path, line | experiment.measure(own))
+        lines = results.read(path)
+        found = [results.find(lines, case.name, settings) for case, settings in plans]
+        runs = [(case, [folder(case, seed) for seed in range(seeds)]) for case in chosen]
+        picture = _drawn(experiment, runs, output)
     done = [line for line in found if line is not None]
     return Reproduced(done, path, picture, stopped=len(done) < len(plans))
 
@@ -94,10 +102,6 @@ def _plans(
             given |= {"seed": seed, "minutes": experiment.minutes if minutes is None else minutes}
             given["task_options"] = case.task_options | {"data": data}
             yield case, create_settings(experiment.task, case.model, **given)
-
-
-def _folder(runs: Path, case: Case, seed: int, quick: bool) -> Path:
-    return runs / f"{case.name}{'-quick' if quick else ''}-seed{seed}"
 
 
 def _run(
@@ -120,9 +124,10 @@ def _run(
     }
 
 
-def _drawn(experiment: Experiment, folders: list[tuple[Case, Path]], output: Path) -> Path | None:
-    """Draw the cases that have been run; return where, None if there is nothing to be drawn."""
-    runs = [(case, folder) for case, folder in folders if (folder / "summary.json").exists()]
+def _drawn(experiment: Experiment, runs: Runs, output: Path) -> Path | None:
+    """Draw the runs that are done; return where, None if there is nothing to be drawn."""
+    done = [(case, [f for f in own if (f / "summary.json").exists()]) for case, own in runs]
+    runs = [(case, own) for case, own in done if own]
     path = output / f"reproduce-{experiment.name}.png"
     if experiment.draw is None or not runs or not experiment.draw(path, runs):
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from longrnn.experiments import used_samples
-from longrnn.experiments.experiment import Case, Column, Experiment
+from longrnn.experiments.experiment import Case, Column, Experiment, Runs
 from longrnn.experiments.skipping import MACS, QUICK, REFERENCE, SETTINGS, settled
 from longrnn.tasks import Task
 
@@ -31,7 +31,7 @@ def _mark(axes: Any, task: Task, samples: np.ndarray, used: np.ndarray) -> None:
     axes.set(ylim=(-0.6, 0.6), xlabel="step (blue: the two marked)")
 
 
-def _draw(path: Path, runs: list[tuple[Case, Path]]) -> bool:
+def _draw(path: Path, runs: Runs) -> bool:
     return used_samples.draw(path, runs, _mark, examples=[0, 1])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from longrnn.experiments import used_samples
-from longrnn.experiments.experiment import Case, Column, Experiment
+from longrnn.experiments.experiment import Case, Column, Experiment, Runs
 from longrnn.experiments.skipping import MACS, QUICK, REFERENCE, SETTINGS, settled
 from longrnn.tasks import Task
 
@@ -53,7 +53,7 @@ def _mark(axes: Any, task: Task, samples: np.ndarray, used: np.ndarray) -> None:
     axes.set(ylim=(-1.2, 1.2), xlabel="ms")
 
 
-def _draw(path: Path, runs: list[tuple[Case, Path]]) -> bool:
+def _draw(path: Path, runs: Runs) -> bool:
     return used_samples.draw(path, runs, _mark, examples=[0, 1])  # a wave of each class
 
 

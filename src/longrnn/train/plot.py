@@ -19,15 +19,15 @@ def plot_curve(path: Path, lines: Lines, score_name: str, note: str | None) -> N
     for axes, name, label in zip(
         figure.subplots(1, 2), ("loss", "score"), ("loss", score_name), strict=True
     ):
-        steps, values = _column(lines, "step", name)
+        steps, values = column(lines, "step", name)
         axes.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=1)
-        axes.plot(steps, _smooth(values), color="tab:blue", label="training batches")
-        steps, values = _column(lines, "step", f"test_{name}")
+        axes.plot(steps, smooth(values), color="tab:blue", label="training batches")
+        steps, values = column(lines, "step", f"test_{name}")
         axes.plot(steps, values, "o-", color="tab:orange", label="held out")
         axes.set(xlabel="step", title=label)
         axes.grid(alpha=0.3)
         axes.legend()
-    _save(figure, path, note)
+    save(figure, path, note)
 
 
 def plot_comparison(path: Path, runs: dict[str, Lines], rows: Lines) -> None:
@@ -37,9 +37,9 @@ def plot_comparison(path: Path, runs: dict[str, Lines], rows: Lines) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     curve, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     for index, (model, lines) in enumerate(runs.items()):
-        seconds, scores = _column(lines, "seconds", "score")
-        curve.plot(seconds, _smooth(scores), color=f"C{index}", alpha=0.4)
-        curve.plot(*_column(lines, "seconds", "test_score"), "o-", color=f"C{index}", label=model)
+        seconds, scores = column(lines, "seconds", "score")
+        curve.plot(seconds, smooth(scores), color=f"C{index}", alpha=0.4)
+        curve.plot(*column(lines, "seconds", "test_score"), "o-", color=f"C{index}", label=model)
     title = f"{rows[0]['score_name']}: held out (dots) and training batches"
     curve.set(xlabel="seconds of training", title=title)
     curve.set_xlim(left=0)
@@ -52,15 +52,16 @@ def plot_comparison(path: Path, runs: dict[str, Lines], rows: Lines) -> None:
     bars.set_xticks(range(len(rows)), [row["model"] for row in rows])
     bars.set(title="training steps per second")
     bars.margins(y=0.12)
-    _save(figure, path, rows[0]["note"])
+    save(figure, path, rows[0]["note"])
 
 
-def _column(lines: Lines, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+def column(lines: Lines, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """What lines say of `x` and `y`, where they tell `y`."""
     there = [(line[x], line[y]) for line in lines if y in line]
     return tuple(np.array(there, dtype=float).reshape(-1, 2).T)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Mean over a twentieth of the run, ending at each point."""
     window = max(1, len(values) // 20)
     sums = np.cumsum(np.insert(values, 0, 0.0))
@@ -69,7 +70,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _save(figure: Any, path: Path, note: str | None) -> None:
+def save(figure: Any, path: Path, note: str | None) -> None:
+    """Write a figure as PNG, with what its reader must know."""
     figure.supxlabel(note or "", fontsize="small")
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
