@@ -1,0 +1,114 @@
+import pytest
+import torch
+
+from longrnn import bench
+from longrnn.bench import (
+    machine,
+    markdown,
+    measure,
+    mux,
+    mux_case,
+    mux_report,
+    plot,
+    report,
+    results,
+)
+from longrnn.bench.mux import WAYS, Lengths
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(machine, "_ELEMENTS", 1 << 12)
+    monkeypatch.setattr(machine, "_SIDE", 16)
+    monkeypatch.setattr(measure, "_REPEATS", 3)
+    monkeypatch.setattr("longrnn.batching.trial.MOST_OPERATIONS", 0)  # compiling takes long
+    monkeypatch.setattr(mux.memory, "growth_elsewhere", lambda module, task: 1.0)
+    programme = [
+        Lengths("notebook", mux_case.LOOP, 1, 5, (3, 4, 1), planned=False),
+        Lengths("uniform", "sru", 4, 24, (3, 4, 1)),
+        Lengths("uniform", "lstm", 4, 24, (3, 4, 1)),
+    ]
+    monkeypatch.setattr(mux, "cases", lambda device: programme)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return results.read(bench.run_suite("mux", tmp_path, seconds=0.01))
+
+
+def test_every_way_is_timed_or_says_why_not(rows):
+    status = {(r["layer"], r["contender"]): r["status"] for r in rows if r["pass"] == "training"}
+    assert len(status) == 3 * len(WAYS)
+    not_timed = {key for key, value in status.items() if value != "timed"}
+    assert not_timed == {
+        (mux_case.LOOP, "pack_padded_sequence"),
+        (mux_case.LOOP, "packed"),
+        ("lstm", "packed"),
+    }
+    assert all(status[key] == "unsupported" for key in not_timed)
+
+
+def test_steps_are_counted_and_the_ideal_is_what_padding_costs(rows):
+    for row in rows:
+        if row["status"] != "timed":
+            continue
+        total = row["valid_steps"] + row["padded_steps"]
+        count = 5 if row["layer"] == mux_case.LOOP else 24
+        if row["contender"] in ("pad", "lengths"):
+            assert total == 100 * count
+        elif row["contender"] in ("packed", "pack_padded_sequence"):
+            assert row["padded_steps"] == 0
+        elif row["contender"] in ("buckets", "mux"):
+            assert row["ideal"] == pytest.approx(100 * count / total)
+            assert row["of_ideal"] == pytest.approx(row["speed_up"] / row["ideal"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_way_that_loses_a_sequence_is_not_timed(monkeypatch, way, tmp_path):
+    def losing(case):
+        for k, work in enumerate(WAYS[way][0](case)):
+            if k:
+                yield work
+
+    case = Lengths("uniform", "sru", 4, 24, (3, 4, 1)).draw(True)
+    right = mux_case.ready(case, WAYS[way][0], way == "mux").check()
+    wrong = mux_case.ready(case, losing, way == "mux").check()
+    assert right < 1e-5 < 1e-2 < wrong
+
+
+def test_the_lengths_are_those_of_the_programme():
+    notebook = Lengths("notebook", "lstm", 1, 100, (10, 10, 1), planned=False).draw(False)
+    assert notebook.buckets == (1, 21, 41, 61, 81, 100)
+    assert (notebook.lengths.min() >= 1, notebook.lengths.max()) == (True, 100)
+    long = Lengths("lognormal", "sru", 8, 64, (4, 4, 1)).draw(False)
+    assert long.lengths.max() == long.buckets[-1] == 5000
+    assert 300 < long.lengths.median() < 500
+    assert long.shorter(8).lengths.max() == long.shorter(8).buckets[-1] == 625
+
+
+def test_memory_is_measured_on_one_batch(monkeypatch):
+    asked = []
+
+    def growth_of_call(contender, case, short, device):
+        asked.append((contender.name, len(case.sequences), max(map(len, short.sequences))))
+        assert torch.isfinite(torch.tensor(contender.prepare(case).check()))
+        return 2.0
+
+    monkeypatch.setattr(mux.memory, "growth_of_call", growth_of_call)
+    name = str(mux.cases("cpu")[1])
+    assert mux.growth([name, "packed", "cpu"]) == 2.0
+    assert asked == [("packed", 4, 2)]
+
+
+def test_results_become_tables_and_pictures(rows, tmp_path):
+    timed = [row for row in rows if row["status"] == "timed"]
+    titles = [title for title, _, _ in mux_report.speed_ups(timed)]
+    assert titles[0].startswith("notebook, buckets 1, 21, 41, 61, 81, 100, ideal ")
+    text = markdown.markdown(rows)
+    assert "| sru |" in text
+    assert "mux / ideal" in text
+    _, headings, cells = report.table([r for r in rows if r["layer"] == "lstm"])
+    assert "of ideal" in headings
+    assert {len(line) for line in cells} == {len(headings)}
+    pictures = plot.plot(rows, tmp_path)
+    assert sorted(p.name for p in pictures) == ["mux-cpu-notebook.png", "mux-cpu-uniform.png"]
