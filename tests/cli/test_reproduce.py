@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from longrnn.bench import MEASUREMENTS, machine, mux
 from longrnn.experiments import EXPERIMENTS
 
 
@@ -11,7 +12,7 @@ def test_without_a_name_experiments_are_listed(longrnn):
     status, out, err = longrnn("reproduce")
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+    assert [line.split()[0] for line in lines] == [*EXPERIMENTS, *MEASUREMENTS]
     assert all(len(line) < 120 for line in lines)
 
 
@@ -43,6 +44,20 @@ def test_what_a_reader_of_scores_must_know_is_printed(longrnn, monkeypatch):
     assert "out/reproduce-phased-nmnist.png" in out
 
 
+def test_a_measurement_is_made_and_printed_above_the_published_one(longrnn, monkeypatch):
+    programme = [mux.Lengths("notebook", "sru", 1, 5, (3, 4, 1), planned=False)]
+    monkeypatch.setattr(mux, "cases", lambda device: programme)
+    monkeypatch.setattr("longrnn.batching.trial.MOST_OPERATIONS", 0)  # compiling takes long
+    monkeypatch.setattr("longrnn.bench.published._QUICK_SECONDS", 0.01)
+    monkeypatch.setattr(machine, "_ELEMENTS", 1 << 12)
+    monkeypatch.setattr(machine, "_SIDE", 16)
+    status, out, err = longrnn("reproduce mux-notebook --quick --output out")
+    assert (status, err) == (0, "")
+    for text in ("buckets 1, 21, 41, 61, 81, 100", "mux / ideal", "221 s padded, 132 s"):
+        assert text in out
+    assert "out/mux-cpu-notebook.png" in out
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -52,6 +67,7 @@ def test_what_a_reader_of_scores_must_know_is_printed(longrnn, monkeypatch):
         ("reproduce skip-adding --budget 0", "minutes must be a positive number, got 0.0"),
         ("reproduce skip-adding --data-dir x", "task adding takes length, not data"),
         ("reproduce phased-digits --quick", "quick must be for an experiment that has it, got"),
+        ("reproduce mux-layers --seeds 2", "mux-layers takes --quick and --output alone"),
         ("reproduce skip-digits --data-dir x", "data must be a folder with train-images-idx3"),
     ],
 )

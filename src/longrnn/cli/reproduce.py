@@ -35,14 +35,24 @@ def reproduce(
     from rich.console import Console
 
     from longrnn import _checks, experiments
+    from longrnn.bench import MEASUREMENTS
 
     console = Console()
     console.width = max(console.width, 120)  # a file has no width of its own
+    summaries = {name: found.summary for name, found in experiments.EXPERIMENTS.items()}
+    summaries |= {name: found.summary for name, found in MEASUREMENTS.items()}
     if experiment is None:
-        for found in experiments.EXPERIMENTS.values():
-            console.print(f"{found.name:<18}{found.summary}", highlight=False)
+        for name, summary in summaries.items():
+            console.print(f"{name:<18}{summary}", highlight=False)
         return 0
-    _checks.check_choice("experiment", experiment, list(experiments.EXPERIMENTS))
+    _checks.check_choice("experiment", experiment, list(summaries))
+    if experiment in MEASUREMENTS:
+        if seeds != 1 or budget is not None or only or data is not None:
+            raise ValueError(
+                f"{experiment} takes --quick and --output alone: it measures and trains nothing"
+            )
+        _measure(MEASUREMENTS[experiment], output, quick, console)
+        return 0
     chosen = experiments.EXPERIMENTS[experiment]
     done = experiments.reproduce(
         chosen,
@@ -61,6 +71,27 @@ def reproduce(
         if path is not None and path.exists():
             print(path)
     return 0
+
+
+def _measure(measurement: Any, output: Path, quick: bool, console: Any) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    def tell(rows: list[dict[str, Any]]) -> None:
+        console.print(rows[0]["case"], rows[0]["pass"], highlight=False) if rows else None
+
+    path = measurement.run(output, quick, tell)
+    for title, headings, lines in measurement.tables(path):
+        shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+        for index, heading in enumerate(headings):
+            shown.add_column(heading, justify="right" if index else "left")
+        for line in lines:
+            shown.add_row(*line)
+        console.print(shown)
+    for note in (measurement.reference, measurement.published):
+        console.print(note, soft_wrap=True, highlight=False)
+    for written in (path, *measurement.draw(path, output)):
+        print(written)
 
 
 def _show(experiment: Any, lines: list[dict[str, Any]], console: Any) -> None:
