@@ -683,3 +683,34 @@ def test_skip_at_full_size(cell, layers):
 @DIRECTIONS
 def test_phased_at_full_size(cell, reverse):
     check_phased(cell, 201, 37, 3, 300, 1, reverse, lengths=[201, 0, *range(20, 190, 5), 201])
+
+
+@ON_A_GPU
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru-reset-before"])
+def test_skip_gives_the_same_bits_again(cell):
+    """A step that reads what another has not yet written, or no longer, would differ."""
+    drawn = draw_skip(cell, (401, 67), 67, 3, 110, 2)
+    x, weights, *state = skip_arguments(on_device(*drawn), cell)
+    layout = (None, None, None, cell, 0)
+    first = skip.forward(x, weights, *state, *layout, True)
+    grads = [torch.ones_like(first[0]), *[None] * 5]
+    run = (grads, x, weights, state[0], state[2], *layout[:3], first[6:], cell, 0, True)
+    found = skip.backward(*run)
+    for _ in range(10):
+        assert all(map(torch.equal, first, skip.forward(x, weights, *state, *layout, True)))
+        assert all(map(torch.equal, found, skip.backward(*run)))
+
+
+@ON_A_GPU
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_phased_gives_the_same_bits_again(cell):
+    drawn = draw_phased(cell, (401, 67), 67, 3, 300)
+    tensors = phased_arguments(on_device(*drawn), cell)
+    layout, options = (None, None), (cell, 0.001, 0, False)
+    first = phased.forward(*tensors, *layout, *options, True)
+    grads = [torch.ones_like(first[0]), None, None]
+    run = (grads, *tensors, *layout, first[3:], *options, [True] * 11)
+    found = phased.backward(*run)
+    for _ in range(10):
+        assert all(map(torch.equal, first, phased.forward(*tensors, *layout, *options, True)))
+        assert all(map(torch.equal, found, phased.backward(*run)))
