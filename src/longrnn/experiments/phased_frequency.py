@@ -52,6 +52,8 @@ def _draw(path: Path, runs: Runs) -> bool:
     width = 0.8 / len(TITLES)
     for place, (model, title) in enumerate(TITLES.items()):
         own = [(case, folders) for case, folders in runs if case.model == model]
+        if not own:
+            continue
         at = [CONDITIONS.index(case.task_options["sampling"]) + place * width for case, _ in own]
         scores = [[100 * _score(folder) for folder in folders] for _, folders in own]
         means = [statistics.mean(some) for some in scores]
@@ -60,7 +62,7 @@ def _draw(path: Path, runs: Runs) -> bool:
         axes.bar_label(bars, fmt="%.1f", fontsize="small")
     axes.axhline(ALWAYS_YES, color="0.4", linestyle="--", linewidth=1, label="always yes")
     axes.set_xticks([k + 1.5 * width for k in range(len(CONDITIONS))], CONDITIONS)
-    axes.set(ylim=(40, 105), title="accuracy on held-out waves, %")
+    axes.set(xlim=(-0.2, 2.8), ylim=(40, 105), title="accuracy on held-out waves, %")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     plot.save(figure, path, None)
     return True

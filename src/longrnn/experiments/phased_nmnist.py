@@ -30,9 +30,7 @@ def _draw(path: Path, runs: Runs) -> bool:
         above.set(ylabel="events")
         draw_open(below, network.recurrent, times)
         share = open_units(network.recurrent, times).double().mean().item()
-        above.set_title(
-            f"{case.title}: {share:.1%} of {len(times):,} updates of each unit are done"
-        )
+        above.set_title(f"{case.title}: a unit is open at {share:.1%} of {len(times):,} events")
         below.set(xlabel="ms")
     plot.save(figure, path, phased[0][2].note)
     return True
