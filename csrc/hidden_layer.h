@@ -88,12 +88,11 @@ struct HiddenLayer {
   int64_t bytes() const { return all_.bytes() + input_.bytes() + state_.bytes(); }
 
   HiddenLayer() = default;
-  template <class Stored>
-  HiddenLayer(int64_t n, int64_t m, const Stored* weight_ih, const Stored* weight_hh,
-              const Stored* given, Use use)
+  HiddenLayer(int64_t n, int64_t m, const T* weight_ih, const T* weight_hh,
+              const T* given, Use use)
       : n(n), m(m), block(padded<T>(n)), bias(zeros<T>(4 * block)) {
     for (int k = 0; k < 4; k++)
-      for (int64_t j = 0; j < n; j++) bias[k * block + j] = T(given[k * n + j]);
+      for (int64_t j = 0; j < n; j++) bias[k * block + j] = given[k * n + j];
     if (use == kBackward) pack_backward(weight_ih, weight_hh);
     else pack_forward(weight_ih, weight_hh, use == kFewRows);
   }
@@ -132,8 +131,7 @@ struct HiddenLayer {
  private:
   Packed<T> all_, input_, state_;
 
-  template <class Stored>
-  void pack_forward(const Stored* ih, const Stored* hh, bool in_place) {
+  void pack_forward(const T* ih, const T* hh, bool in_place) {
     // The blocks that see both h and x: all of an LSTM's, r and z of a GRU's.
     const int both = G == 4 ? 4 : 2;
     all_ = Packed<T>(block + m, both * block, in_place);
@@ -148,8 +146,7 @@ struct HiddenLayer {
     state_.set(0, 0, hh + 2 * n * n, n, n, 1, n);
   }
 
-  template <class Stored>
-  void pack_backward(const Stored* ih, const Stored* hh) {
+  void pack_backward(const T* ih, const T* hh) {
     if (G == 4) {
       all_ = Packed<T>(4 * block, gradient_row());
       for (int k = 0; k < 4; k++) {

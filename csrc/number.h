@@ -66,13 +66,19 @@ enum DType { kFloat32, kFloat64, kFloat16, kBFloat16, kComplex64, kComplex128 };
 
 // Calls call(a number of the type that is stored).
 template <class Call>
-void with_floating(int dtype, const Call& call) {
+void with_real(int dtype, const Call& call) {
   switch (dtype) {
     case kFloat32: return call(float());
     case kFloat64: return call(double());
+    default: __builtin_trap();
+  }
+}
+template <class Call>
+void with_floating(int dtype, const Call& call) {
+  switch (dtype) {
     case kFloat16: return call(Float16());
     case kBFloat16: return call(BFloat16());
-    default: __builtin_trap();
+    default: with_real(dtype, call);
   }
 }
 

@@ -116,20 +116,19 @@ struct Clock {
   }
 };
 
-template <class Cell_, class Stored_>
+template <class Cell_, class T_>
 struct PhasedCall {
   using Cell = Cell_;
-  using Stored = Stored_;
-  using T = Compute<Stored>;
+  using T = T_;
 
   Shape shape;
   Rows rows;
   int64_t n, m;
-  const Stored *weight_ih, *weight_hh, *bias, *x, *initial_hidden, *initial_cells;
+  const T *weight_ih, *weight_hh, *bias, *x, *initial_hidden, *initial_cells;
   const double* times;
   Clock<T> clock;
   Buffer<T> peepholes;                      // (3, padded n)
-  Stored *gates, *seen, *cells;             // kept: activations, [h | x | 1] and c before the step
+  T *gates, *seen, *cells;             // kept: activations, [h | x | 1] and c before the step
   HiddenLayer<T, Cell> layer;
 
   int64_t row(int64_t s, int64_t t) const {
@@ -150,9 +149,9 @@ struct PhasedCall {
 
 template <class Base>
 struct PhasedForward : Base {
-  using typename Base::Stored;
+  using typename Base::T;
   bool keep;
-  Stored *output, *last_hidden, *last_cells;
+  T *output, *last_hidden, *last_cells;
 
   void fill_padding(int64_t s) const {
     const int64_t n = this->n;
@@ -169,7 +168,6 @@ struct PhasedForward : Base {
 template <class Call>
 class ForwardTeam {
   using Cell = typename Call::Cell;
-  using Stored = typename Call::Stored;
   using T = typename Call::T;
   using V = Vector<T>;
 
@@ -226,11 +224,11 @@ class ForwardTeam {
   void evaluate(int64_t i) {
     const int64_t row = row_of(i), n = call_.n;
     T *p = gates(i), *h = state(i), *c = Cell::kCells ? cell(i) : h;
-    Stored* seen = call_.keep ? call_.seen + row * call_.seen_row() : nullptr;
+    T* seen = call_.keep ? call_.seen + row * call_.seen_row() : nullptr;
     call_.clock.phases(call_.times[row], phase_.get(), nullptr);
     if (seen) {
-      __builtin_memcpy(seen + n, call_.x + row * call_.m, call_.m * sizeof(Stored));
-      seen[n + call_.m] = Stored(1.0f);
+      __builtin_memcpy(seen + n, call_.x + row * call_.m, call_.m * sizeof(T));
+      seen[n + call_.m] = 1;
     }
     for (int64_t j = 0; j < n; j += kLanes<T>) {
       const int64_t left = n - j;
@@ -264,7 +262,6 @@ class ForwardTeam {
 template <class Call>
 class OpenUnits {
   using Cell = typename Call::Cell;
-  using Stored = typename Call::Stored;
   using T = typename Call::T;
   using V = Vector<T>;
 
@@ -332,7 +329,7 @@ class OpenUnits {
         add_dot_products<T, 2>(x_.get(), call_.weight_ih + j * m, n * m, m, sum + 1);
         add_dot_products<T, 1>(x_.get(), call_.weight_ih + (2 * n + j) * m, 0, m, sum);
       }
-      for (int b = 0; b < 4; b++) work(b)[i] = sum_of<T>(sum[b]) + T(call_.bias[b * n + j]);
+      for (int b = 0; b < 4; b++) work(b)[i] = sum_of<T>(sum[b]) + call_.bias[b * n + j];
       work(kH)[i] = h_[j];
       work(kC)[i] = c_[j];
       work(kOpen)[i] = opening_[j];
@@ -363,10 +360,9 @@ class OpenUnits {
 
 template <class Base>
 struct PhasedBackward : Base {
-  using typename Base::Stored;
   using typename Base::T;
-  const Stored *grad_output, *grad_hidden, *grad_cells;  // any of the incoming may be null
-  Stored *grad_gates, *grad_initial_hidden, *grad_initial_cells;
+  const T *grad_output, *grad_hidden, *grad_cells;  // any of the incoming may be null
+  T *grad_gates, *grad_initial_hidden, *grad_initial_cells;
   double* grad_times;  // null where not asked for
   T *grad_peepholes, *grad_clock;  // (sequences, 3, n) each; the clock's: period, shift, on_ratio
 };
@@ -374,7 +370,6 @@ struct PhasedBackward : Base {
 template <class Call>
 class BackwardTeam {
   using Cell = typename Call::Cell;
-  using Stored = typename Call::Stored;
   using T = typename Call::T;
   using V = Vector<T>;
 
@@ -439,8 +434,8 @@ class BackwardTeam {
 
   void differentiate(int64_t i) {
     const int64_t n = call_.n, row = call_.row(members_[i].s, members_[i].t);
-    const Stored* seen = call_.seen + row * call_.seen_row();
-    const Stored* grad = call_.grad_output ? call_.grad_output + row * n : nullptr;
+    const T* seen = call_.seen + row * call_.seen_row();
+    const T* grad = call_.grad_output ? call_.grad_output + row * n : nullptr;
     T *grad_h = hidden(i), *grad_c = cells(i), *sum = sums(i);
     call_.clock.phases(call_.times[row], phase_.get(), cycles_.get());
     V by_time = {};
@@ -504,23 +499,21 @@ EXPORT void longrnn_phased_recurrence_forward(
     void* output, void* last_hidden, void* last_cells, void* gates, void* seen,
     void* kept_cells) {
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
-  with_floating(dtype, [&](auto stored) {
-    using Stored = decltype(stored);
-    using C = Compute<Stored>;
-    auto own = [](void* p) { return static_cast<Stored*>(p); };
-    auto in = [](const void* p) { return static_cast<const Stored*>(p); };
-    auto wide = [](const void* p) { return static_cast<const C*>(p); };
+  with_real(dtype, [&](auto number) {
+    using C = decltype(number);
+    auto own = [](void* p) { return static_cast<C*>(p); };
+    auto in = [](const void* p) { return static_cast<const C*>(p); };
     with_phased_cell(cell, [&](auto definition) {
       using Cell = decltype(definition);
-      using Call = PhasedForward<PhasedCall<Cell, Stored>>;
+      using Call = PhasedForward<PhasedCall<Cell, C>>;
       Call call{{shape, Rows(shape, batch_first), n, m, in(weight_ih), in(weight_hh), in(bias),
                  in(x), in(hidden), in(cells), times,
-                 Clock<C>(n, wide(period), wide(shift), wide(on_ratio), leak), nullptr, own(gates),
+                 Clock<C>(n, in(period), in(shift), in(on_ratio), leak), nullptr, own(gates),
                  own(seen), own(kept_cells),
                  sparse ? HiddenLayer<C, Cell>()
                         : HiddenLayer<C, Cell>(n, m, in(weight_ih), in(weight_hh), in(bias), kForward)},
                 gates != nullptr, own(output), own(last_hidden), own(last_cells)};
-      call.load_peepholes(wide(peepholes));
+      call.load_peepholes(in(peepholes));
       const int granted = threads_for(batch * T * 4 * n * (n + m), threads);
       if (!sparse)
         return run_in_teams<ForwardTeam<Call>>(call, shape.count(), granted,
@@ -545,24 +538,22 @@ EXPORT void longrnn_phased_recurrence_backward(
     const void* grad_hidden, const void* grad_cells, void* grad_gates, void* grad_initial_hidden,
     void* grad_initial_cells, double* grad_times, void* grad_peepholes, void* grad_clock) {
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
-  with_floating(dtype, [&](auto stored) {
-    using Stored = decltype(stored);
-    using C = Compute<Stored>;
-    auto own = [](void* p) { return static_cast<Stored*>(p); };
-    auto in = [](const void* p) { return static_cast<const Stored*>(p); };
-    auto wide = [](const void* p) { return static_cast<const C*>(p); };
+  with_real(dtype, [&](auto number) {
+    using C = decltype(number);
+    auto own = [](void* p) { return static_cast<C*>(p); };
+    auto in = [](const void* p) { return static_cast<const C*>(p); };
     with_phased_cell(cell, [&](auto definition) {
       using Cell = decltype(definition);
-      using Call = PhasedBackward<PhasedCall<Cell, Stored>>;
+      using Call = PhasedBackward<PhasedCall<Cell, C>>;
       Call call{{shape, Rows(shape, batch_first), n, m, nullptr, nullptr, nullptr, nullptr,
                  nullptr, nullptr, times,
-                 Clock<C>(n, wide(period), wide(shift), wide(on_ratio), leak), nullptr, own(gates),
+                 Clock<C>(n, in(period), in(shift), in(on_ratio), leak), nullptr, own(gates),
                  own(seen), own(cells),
                  HiddenLayer<C, Cell>(n, 0, in(weight_ih), in(weight_hh), in(bias), kBackward)},
                 in(grad_output), in(grad_hidden), in(grad_cells), own(grad_gates),
                 own(grad_initial_hidden), own(grad_initial_cells), grad_times,
-                static_cast<C*>(grad_peepholes), static_cast<C*>(grad_clock)};
-      call.load_peepholes(wide(peepholes));
+                own(grad_peepholes), own(grad_clock)};
+      call.load_peepholes(in(peepholes));
       run_in_teams<BackwardTeam<Call>>(call, shape.count(), threads_for(batch * T * 4 * n * n, threads),
                                        members_of(call.layer.bytes()));
     });

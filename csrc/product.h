@@ -73,14 +73,14 @@ void multiply_rows(int64_t rows, const T* a, int64_t a_row, const T* b, int64_t 
 }
 
 // sum[b] grows, lane by lane, by the dot product of `row` with weights[b], B rows that lie `apart`.
-template <class T, int B, class Stored>
-void add_dot_products(const T* row, const Stored* weights, int64_t apart, int64_t count,
+template <class T, int B>
+void add_dot_products(const T* row, const T* weights, int64_t apart, int64_t count,
                   Vector<T>* sum) {
   int64_t j = 0;
   for (; j + kLanes<T> <= count; j += kLanes<T>) {
     const Vector<T> along = load(row + j);
 #pragma GCC unroll 4
-    for (int b = 0; b < B; b++) sum[b] += along * load_as<T>(weights + b * apart + j);
+    for (int b = 0; b < B; b++) sum[b] += along * load(weights + b * apart + j);
   }
   if (j < count) {
     const Vector<T> along = load(row + j);
@@ -101,18 +101,17 @@ class Packed {
         data_(in_place ? nullptr : zeros<T>(depth * columns_)) {}
 
   // Sets the block from (k, column) on; `row` and `step` are the strides of its rows and columns.
-  template <class Stored>
-  void set(int64_t k, int64_t column, const Stored* block, int64_t rows, int64_t columns,
+  void set(int64_t k, int64_t column, const T* block, int64_t rows, int64_t columns,
            int64_t row, int64_t step) {
     if (in_place_) {
-      blocks_.push_back({k, column, rows, columns, step, block, &multiply_in_place<Stored>});
+      blocks_.push_back({k, column, rows, columns, step, block, &multiply_in_place});
       return;
     }
     for (int64_t c = 0; c < columns; c++) {
       const int64_t panel = (column + c) / kWidth * kWidth, width = width_at(panel);
       T* to = &data_[panel * depth_ + k * width + column + c - panel];
-      const Stored* from = block + c * step;
-      for (int64_t r = 0; r < rows; r++) to[r * width] = T(from[r * row]);
+      const T* from = block + c * step;
+      for (int64_t r = 0; r < rows; r++) to[r * width] = from[r * row];
     }
   }
 
@@ -154,9 +153,8 @@ class Packed {
     const void* data;
     void (*multiply)(const Block& block, const T* a, T* c);
   };
-  template <class Stored>
   static void multiply_in_place(const Block& block, const T* a, T* c) {
-    const Stored* b = static_cast<const Stored*>(block.data);
+    const T* b = static_cast<const T*>(block.data);
     for (int64_t j = 0; j < block.columns; j += 4) {
       const int64_t count = block.columns - j < 4 ? block.columns - j : 4;
       Vector<T> sum[4] = {};

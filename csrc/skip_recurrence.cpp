@@ -25,19 +25,18 @@ struct Gate4 {
 };
 
 // The arrays of both ways. Those of a layer stand one after the other: (layers, rows, ...).
-template <class Cell_, class Stored_>
+template <class Cell_, class T_>
 struct SkipCall {
   using Cell = Cell_;
-  using Stored = Stored_;
-  using T = Compute<Stored>;
+  using T = T_;
 
   Shape shape;
   Rows rows;
   int64_t total;  // rows
   int64_t n, m, depth;
-  const Stored* masks;                      // (depth - 1, rows, n), or null
-  const Stored *initial_hidden, *initial_cells;
-  Stored *gates, *hidden, *cells, *inputs;  // kept: activations; before the step; of layers > 0
+  const T* masks;                      // (depth - 1, rows, n), or null
+  const T *initial_hidden, *initial_cells;
+  T *gates, *hidden, *cells, *inputs;  // kept: activations; before the step; of layers > 0
   Gate4<T>* gate;
   Buffer<T> weight_u;
   T bias_u;
@@ -56,7 +55,7 @@ struct SkipCall {
   int threads(int granted) const { return threads_for(total * bytes() / sizeof(T), granted); }
 
   void pack(const void* const* weights, const void* gate_weight, Use use) {
-    auto get = [&](int64_t i) { return static_cast<const Stored*>(weights[i]); };
+    auto get = [&](int64_t i) { return static_cast<const T*>(weights[i]); };
     for (int64_t k = 0; k < depth; k++) {
       const int64_t features = use != kBackward || k ? width(k) : 0;  // no gradient of x is asked here
       layers.emplace_back(n, features, get(3 * k), get(3 * k + 1), get(3 * k + 2), use);
@@ -68,19 +67,17 @@ struct SkipCall {
 
 template <class Base>
 struct SkipForward : Base {
-  using typename Base::Stored;
   using typename Base::T;
   bool keep;
-  const Stored* x;
+  const T* x;
   const T *prob, *accum;
-  Stored *output, *last_hidden, *last_cells;
+  T *output, *last_hidden, *last_cells;
   T *updates, *last_prob, *last_accum;
 };
 
 template <class Call>
 class ForwardTeam {
   using Cell = typename Call::Cell;
-  using Stored = typename Call::Stored;
   using T = typename Call::T;
   using V = Vector<T>;
 
@@ -238,23 +235,21 @@ class ForwardTeam {
 
 template <class Base>
 struct SkipBackward : Base {
-  using typename Base::Stored;
   using typename Base::T;
-  const Stored* x;
+  const T* x;
   const int64_t* position;  // of each row that updates, among them
-  const Stored *grad_output, *grad_hidden, *grad_cells;  // any of the incoming may be null
+  const T *grad_output, *grad_hidden, *grad_cells;  // any of the incoming may be null
   const T *grad_updates, *grad_prob, *grad_accum;
   // Of each layer, a row an update: gradients of the pre-activations (4 n), and what they are
   // multiplied with for those of the weights, [h | r h if it resets before | x | 1].
-  Stored *const *grad_gates, *const *seen;
-  Stored *grad_initial_hidden, *grad_initial_cells;
+  T *const *grad_gates, *const *seen;
+  T *grad_initial_hidden, *grad_initial_cells;
   T *grad_initial_prob, *grad_initial_accum, *grad_weight_u, *grad_bias_u;  // one a sequence
 };
 
 template <class Call>
 class BackwardTeam {
   using Cell = typename Call::Cell;
-  using Stored = typename Call::Stored;
   using T = typename Call::T;
   using V = Vector<T>;
 
@@ -342,7 +337,7 @@ class BackwardTeam {
     c = Cell::kCells ? load_some<T>(call_.cells + at + j, left) : h;
   }
 
-  void add_output(int64_t i, const Stored* grad) {
+  void add_output(int64_t i, const T* grad) {
     T* h = hidden(call_.depth - 1, i);
     for (int64_t j = 0; j < call_.n; j += kLanes<T>)
       store(h + j, load(h + j) + load_some<T>(grad + j, call_.n - j));
@@ -378,7 +373,7 @@ class BackwardTeam {
     const Member& member = members_[i];
     const int64_t n = call_.n, row = row_of(i), at = call_.at(k, row);
     const bool top = k + 1 == call_.depth;
-    Stored* out = call_.grad_gates[k] + call_.position[row] * 4 * n;
+    T* out = call_.grad_gates[k] + call_.position[row] * 4 * n;
     T *grad_h = hidden(k, i), *grad_c = cells(k, i), *d_row = gates(i);
     const T* above = top ? nullptr : hidden(k + 1, i) + block_;
     for (int64_t j = 0; j < n; j += kLanes<T>) {
@@ -409,18 +404,18 @@ class BackwardTeam {
 
   void put_seen(int64_t k, int64_t row) const {
     const int64_t n = call_.n, width = call_.width(k), states = Cell::kResetsBefore ? 2 * n : n;
-    const Stored* input = k ? call_.inputs + call_.at(k - 1, row) : call_.x + row * call_.m;
-    Stored* to = call_.seen[k] + call_.position[row] * (states + width + 1);
-    __builtin_memcpy(to, call_.hidden + call_.at(k, row), n * sizeof(Stored));
-    __builtin_memcpy(to + states, input, width * sizeof(Stored));
-    to[states + width] = Stored(1.0f);
+    const T* input = k ? call_.inputs + call_.at(k - 1, row) : call_.x + row * call_.m;
+    T* to = call_.seen[k] + call_.position[row] * (states + width + 1);
+    __builtin_memcpy(to, call_.hidden + call_.at(k, row), n * sizeof(T));
+    __builtin_memcpy(to + states, input, width * sizeof(T));
+    to[states + width] = 1;
   }
 
   // What of a cell that resets before depends on the gradient of r h.
   void differentiate_reset(int64_t k, int64_t i) {
     const int64_t n = call_.n, row = row_of(i), at = call_.at(k, row);
-    Stored* out = call_.grad_gates[k] + call_.position[row] * 4 * n + n;
-    Stored* reset_h = call_.seen[k] + call_.position[row] * (2 * n + call_.width(k) + 1) + n;
+    T* out = call_.grad_gates[k] + call_.position[row] * 4 * n + n;
+    T* reset_h = call_.seen[k] + call_.position[row] * (2 * n + call_.width(k) + 1) + n;
     T *grad_h = hidden(k, i), *d_row = gates(i) + block_;
     for (int64_t j = 0; j < n; j += kLanes<T>) {
       V g[4], h, c;
@@ -478,20 +473,18 @@ EXPORT void longrnn_skip_recurrence_forward(
     void* last_cells, void* last_prob, void* last_accum, void* gates, void* kept_hidden,
     void* kept_cells, void* inputs, void* gate) {
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
-  with_floating(dtype, [&](auto stored) {
-    using Stored = decltype(stored);
-    using C = Compute<Stored>;
-    auto own = [](void* p) { return static_cast<Stored*>(p); };
-    auto in = [](const void* p) { return static_cast<const Stored*>(p); };
-    auto wide = [](void* p) { return static_cast<C*>(p); };
+  with_real(dtype, [&](auto number) {
+    using C = decltype(number);
+    auto own = [](void* p) { return static_cast<C*>(p); };
+    auto in = [](const void* p) { return static_cast<const C*>(p); };
     with_hidden_cell(cell, [&](auto definition) {
-      using Call = SkipForward<SkipCall<decltype(definition), Stored>>;
+      using Call = SkipForward<SkipCall<decltype(definition), C>>;
       Call call{{shape, Rows(shape, batch_first), batch * T, n, m, depth, in(masks), in(hidden),
                  in(cells), own(gates), own(kept_hidden), own(kept_cells), own(inputs),
-                 static_cast<Gate4<C>*>(gate), nullptr, *static_cast<const C*>(bias_u), {}},
-                gates != nullptr, in(x), static_cast<const C*>(prob),
-                static_cast<const C*>(accum), own(output), own(last_hidden), own(last_cells),
-                wide(updates), wide(last_prob), wide(last_accum)};
+                 static_cast<Gate4<C>*>(gate), nullptr, *in(bias_u), {}},
+                gates != nullptr, in(x), in(prob),
+                in(accum), own(output), own(last_hidden), own(last_cells),
+                own(updates), own(last_prob), own(last_accum)};
       call.pack(weights, weight_u, batch * T <= kFew ? kFewRows : kForward);
       run_in_teams<ForwardTeam<Call>>(call, shape.count(), call.threads(threads),
                                       members_of(call.bytes()));
@@ -509,23 +502,20 @@ EXPORT void longrnn_skip_recurrence_backward(
     void* const* seen, void* grad_initial_hidden, void* grad_initial_cells,
     void* grad_initial_prob, void* grad_initial_accum, void* grad_weight_u, void* grad_bias_u) {
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
-  with_floating(dtype, [&](auto stored) {
-    using Stored = decltype(stored);
-    using C = Compute<Stored>;
-    auto own = [](void* p) { return static_cast<Stored*>(p); };
-    auto in = [](const void* p) { return static_cast<const Stored*>(p); };
-    auto wide_in = [](const void* p) { return static_cast<const C*>(p); };
-    auto wide = [](void* p) { return static_cast<C*>(p); };
+  with_real(dtype, [&](auto number) {
+    using C = decltype(number);
+    auto own = [](void* p) { return static_cast<C*>(p); };
+    auto in = [](const void* p) { return static_cast<const C*>(p); };
     with_hidden_cell(cell, [&](auto definition) {
-      using Call = SkipBackward<SkipCall<decltype(definition), Stored>>;
+      using Call = SkipBackward<SkipCall<decltype(definition), C>>;
       Call call{{shape, Rows(shape, batch_first), batch * T, n, m, depth, in(masks), nullptr,
                  nullptr, own(gates), own(hidden), own(cells), own(inputs),
                  static_cast<Gate4<C>*>(gate), nullptr, 0, {}},
-                in(x), static_cast<const int64_t*>(position), in(grad_output), in(grad_hidden), in(grad_cells), wide_in(grad_updates),
-                wide_in(grad_prob), wide_in(grad_accum),
-                reinterpret_cast<Stored* const*>(grad_gates),
-                reinterpret_cast<Stored* const*>(seen), own(grad_initial_hidden), own(grad_initial_cells), wide(grad_initial_prob),
-                wide(grad_initial_accum), wide(grad_weight_u), wide(grad_bias_u)};
+                in(x), static_cast<const int64_t*>(position), in(grad_output), in(grad_hidden), in(grad_cells), in(grad_updates),
+                in(grad_prob), in(grad_accum),
+                reinterpret_cast<C* const*>(grad_gates),
+                reinterpret_cast<C* const*>(seen), own(grad_initial_hidden), own(grad_initial_cells), own(grad_initial_prob),
+                own(grad_initial_accum), own(grad_weight_u), own(grad_bias_u)};
       call.pack(weights, weight_u, kBackward);
       run_in_teams<BackwardTeam<Call>>(call, shape.count(), call.threads(threads),
                                        members_of(call.bytes()));

@@ -22,6 +22,8 @@ def hidden_call(
     reverse: bool = False,
 ) -> tuple[int | None, ...]:
     """The first arguments of every call: numbers, sizes and how the sequences lie."""
+    if x.dtype not in (torch.float32, torch.float64):  # the ops' front doors widen
+        raise ValueError(f"x must have dtype float32 or float64 on a CPU, got {x.dtype}")
     if lengths is not None:  # unchecked until here in a compiled program
         _checks.check_lengths_values(lengths, x.shape[dim])
     if cu_seqlens is not None:
