@@ -413,7 +413,7 @@ def test_skip_counts_as_the_definition_does(small_blocks):
     assert results[1][:, 0].flatten().tolist()[:3] == [0, 0, 1]  # 1/4, 1/2, 3/4
 
 
-COUNTED = pytest.mark.skipif(not INTERPRETED, reason="counts products")
+COUNTED = pytest.mark.skipif(not INTERPRETED, reason="sees what the interpreter does")
 
 
 @COUNTED
@@ -576,6 +576,59 @@ def test_closed_blocks_cost_no_product(cell, small_blocks, products):
             assert output[1:, :, 4:].equal(output[:1, :, 4:].expand(2, 2, 2))
     assert made[0] == 0 < made[1]
     assert made[1] == made[2]  # three of six
+
+
+@pytest.fixture
+def barriers(monkeypatch):
+    """Fail where what a program does to a number between two barriers depends on threads' order.
+
+    That is a store before a load or store, and a store after a load; but for a tile that is loaded
+    and stored in place, of which each number is made from the one that was there.
+    """
+    builder = interpreter.InterpreterBuilder
+    stored, loaded, started, passed = set(), {}, builder.set_grid_idx, []
+
+    def forget(*_):
+        stored.clear()
+        loaded.clear()
+        passed.append(1)
+
+    def load(self, ptrs, mask, *rest):
+        tile = hash(ptrs.data.tobytes())
+        for address in ptrs.data[mask.data].tolist():
+            assert address not in stored, "loaded after a store"
+            loaded.setdefault(address, set()).add(tile)
+        return masked_load(self, ptrs, mask, *rest)
+
+    def store(self, ptrs, value, mask, *rest):
+        in_place = {hash(ptrs.data.tobytes())}
+        for address in ptrs.data[mask.data].tolist():
+            assert address not in stored, "stored twice"
+            assert loaded.get(address, in_place) == in_place, "stored after a load"
+            stored.add(address)
+        return masked_store(self, ptrs, value, mask, *rest)
+
+    masked_load, masked_store = builder.create_masked_load, builder.create_masked_store
+    monkeypatch.setattr(builder, "create_masked_load", load)
+    monkeypatch.setattr(builder, "create_masked_store", store)
+    monkeypatch.setattr(builder, "create_barrier", forget)
+    monkeypatch.setattr(builder, "set_grid_idx", lambda *a: forget() or started(*a))
+    monkeypatch.setattr(tiles, "CHUNK", 8)  # else a tile of a product may look like one in place
+    return passed
+
+
+@COUNTED
+@pytest.mark.parametrize("cell", ["lstm", "gru-reset-before"])
+def test_barriers_order_a_skip_recurrence(cell, small_blocks, barriers):
+    check_skip(cell, 5, 2, 1, 6, layers=2)
+    assert len(barriers) > 20
+
+
+@COUNTED
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_barriers_order_a_phased_recurrence(cell, small_blocks, barriers):
+    check_phased(cell, 3, 2, 1, 6)
+    assert len(barriers) > 10
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
