@@ -35,6 +35,12 @@ def test_each_case_leaves_a_line_and_its_run(rerun, tmp_path):
     assert len(list((tmp_path / "tiny").glob("*/summary.json"))) == 3
 
 
+def test_a_case_is_chosen_by_its_name_or_a_part_of_it(rerun):
+    cases = (Case("gru", "GRU", "gru", ("", "")), Case("gru-2", "GRU", "gru", ("", "")))
+    chosen = [[x["case"] for x in rerun({"cases": cases}, only=o).lines] for o in ("gru", "ru")]
+    assert chosen == [["gru"], ["gru", "gru-2"]]
+
+
 def test_what_is_finished_is_not_run_again(rerun, monkeypatch):
     first = rerun()
     seen = trained(monkeypatch)

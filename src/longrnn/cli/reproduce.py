@@ -16,7 +16,9 @@ def reproduce(
     budget: Annotated[
         float | None, Option(help="minutes of training a case; else what the experiment says")
     ] = None,
-    only: Annotated[str, Option(help="only cases whose name holds this")] = "",
+    only: Annotated[
+        str, Option(help="only the case of this name, or those whose name holds it")
+    ] = "",
     quick: Annotated[
         bool, Option("--quick", help="settings that show the result sooner than the published")
     ] = False,

@@ -44,7 +44,7 @@ def reproduce(
             folders, below `NAME`.
         seeds: How many times each case is run: with seeds 0, 1, ...
         minutes: Training time a run; the experiment's own if None.
-        only: Run the cases whose name holds this.
+        only: Run the case of this name or, if there is none, those whose name holds this.
         quick: Take the experiment's quick settings; these runs are kept apart.
         data: What the task's option `data` names.
         console: Where progress is shown.
@@ -59,7 +59,8 @@ def reproduce(
     """
     _checks.check_positive(seeds=seeds)
     console = console or Console()
-    chosen = [case for case in experiment.cases if only in case.name]
+    named = [case for case in experiment.cases if case.name == only]
+    chosen = named or [case for case in experiment.cases if only in case.name]
     if not chosen:
         names = ", ".join(case.name for case in experiment.cases)
         raise ValueError(f"only must be part of one of {names}; got {only!r}")
