@@ -148,6 +148,7 @@ def test_closed_units_are_those_that_keep_their_state(build, learned):
     if learned:
         with torch.no_grad():
             layer.on_ratio_l0.uniform_(-0.1, 0.5)  # training may drive it out of its bounds
+            layer.on_ratio_l0[0] = 1.5
     times = 20 * torch.rand(50, dtype=torch.float64)
     output, _ = layer(torch.randn(50, 1, 2), times=times)
     before = torch.cat([torch.zeros(1, 16), output[:-1, 0]])
