@@ -429,7 +429,7 @@ def _backward_kernel(
             live, tl.where(update, 0.0, grad_prob) + tl.where(rises, grad, 0.0), grad_prob
         )
         grad_accum = tl.where(live, tl.where(rises, grad, 0.0), grad_accum)
-        parity = (parity + busy) % 2
+        parity = 1 - parity
         pending = busy
     for layer in tl.static_range(DEPTH):
         by_h, _x, _r, _b = layer_at(packed_ptr, layer, CELL, N, M)
