@@ -258,7 +258,10 @@ def test_steps_are_counted_where_no_times_are_given(case):
 @each_layer
 @both_ways
 @given_or_counted
-def test_padding_is_never_looked_at(case, bidirectional, given):
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "plain"])
+def test_padding_is_never_looked_at(case, bidirectional, given, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(longrnn._native, "available", lambda: False)
     layer = build(case, 2, bidirectional=bidirectional)
     x, times, lengths = draw(6, 4, M), stamps(6, 4), torch.tensor([6, 1, 0, 3], dtype=torch.int32)
     padding = torch.arange(6)[:, None] >= lengths
