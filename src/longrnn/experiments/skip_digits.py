@@ -35,7 +35,7 @@ EXPERIMENT = Experiment(
     task="digits",
     settings=SETTINGS,
     quick=QUICK,
-    minutes=60.0,
+    minutes=240.0,
     columns=(
         Column("accuracy", lambda line: line["test_score"], "{:.3f}".format),
         Column("updates", lambda line: line["test_updates"], "{:.1f}".format),

@@ -64,7 +64,7 @@ EXPERIMENT = Experiment(
     task="frequency",
     settings=SETTINGS,
     quick=QUICK,
-    minutes=60.0,
+    minutes=120.0,
     columns=(
         Column("accuracy", lambda line: 100 * line["test_score"], "{:.1f} %".format),
         Column("updates", lambda line: line["test_updates"], "{:.1f}".format),
