@@ -110,6 +110,16 @@ def test_time_stamps_are_cut_with_the_input(way):
     assert_close(output, expected)
 
 
+@pytest.mark.parametrize("shape", [(4, 12), (12,)], ids=str)
+def test_time_stamps_come_batch_first_or_once_for_all(shape, way):
+    module = build("phased-lstm", batch_first=True)
+    x, times = draw(LENGTHS, 12, batch_first=True), torch.rand(shape).cumsum(-1)
+    lengths = torch.tensor(LENGTHS)
+    output, _ = MuxUnroll(module, [9], compile=False)(x, lengths=lengths, times=times)
+    expected, _ = module(x, lengths=lengths, times=times)
+    assert_close(output, expected)
+
+
 def test_evaluation_follows_training(way):
     module = nn.GRU(3, 5, 2, dropout=0.5)
     multiplexed = MuxUnroll(module, [10], compile=False)
@@ -199,6 +209,15 @@ def test_results_are_not_overwritten_by_the_next_batch(recorded_on_cpu):
     assert_close([output.detach(), state.detach()], kept, rtol=0, atol=0)
     again = {name: p.grad - grads[name] for name, p in multiplexed.named_parameters()}
     assert all(not torch.equal(again[name], grads[name]) for name in grads)  # accumulated
+
+
+def test_gradients_are_not_overwritten_by_the_next_batch(recorded_on_cpu):
+    multiplexed = MuxUnroll(SRU(3, 5), [4])
+    parameters = list(multiplexed.parameters())
+    first = torch.autograd.grad(multiplexed(torch.randn(4, 1, 3))[0].sum(), parameters)
+    kept = [grad.clone() for grad in first]
+    torch.autograd.grad(multiplexed(torch.randn(4, 1, 3))[0].sum(), parameters)
+    assert_close(list(first), kept, rtol=0, atol=0)
 
 
 def test_two_batches_under_way_do_not_disturb_each_other(recorded_on_cpu):
