@@ -66,7 +66,7 @@ EXPERIMENT = Experiment(
     quick=QUICK,
     minutes=120.0,
     columns=(
-        Column("accuracy", lambda line: 100 * line["test_score"], "{:.1f} %".format),
+        Column("accuracy", lambda line: 100 * line["test_score"], "{:.2f} %".format),
         Column("updates", lambda line: line["test_updates"], "{:.1f}".format),
         MACS,
     ),
