@@ -17,9 +17,7 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 bench: .venv/ready
-	$(BIN)/longrnn bench recurrence
-	$(BIN)/longrnn bench layers
-	$(BIN)/longrnn bench streaming
+	$(BIN)/longrnn bench
 
 # torch first and pinned: left to itself pip may fetch gigabytes of CUDA libraries.
 .venv/ready: $(SOURCES)
