@@ -4,10 +4,10 @@ import time
 
 import pytest
 import torch
-from tests.batching.modules import LoopOverCell, build, draw, gradients, one_by_one
 from torch import nn
 from torch.testing import assert_close
 
+from batching.modules import LoopOverCell, build, draw, gradients, one_by_one
 from longrnn import SRU
 from longrnn.batching import MuxUnroll, trial
 

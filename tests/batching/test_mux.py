@@ -3,12 +3,12 @@ import pickle
 
 import pytest
 import torch
-from tests.batching.modules import NAMES, LoopOverCell, build, draw, gradients, one_by_one
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
 from torch.utils._pytree import tree_flatten
 
+from batching.modules import NAMES, LoopOverCell, build, draw, gradients, one_by_one
 from longrnn import SRU
 from longrnn.batching import MuxUnroll, mux, recorded
 

@@ -1,6 +1,6 @@
 import pytest
 
-from longrnn.bench import inventory, machine, measure, recurrence, scans
+from longrnn.bench import SUITES, inventory, machine, measure, recurrence, scans
 from longrnn.cli.app import run
 
 
@@ -39,7 +39,7 @@ def test_a_wrong_kernel_of_ours_fails_the_command(tmp_path, monkeypatch, capsys)
 def test_an_unknown_suite_is_one_line_and_status_2(capsys):
     assert run(["bench", "speed"]) == 2
     said = capsys.readouterr().err
-    assert said == "error: suite must be one of recurrence, layers, streaming; got 'speed'\n"
+    assert said == f"error: suite must be one of {', '.join(SUITES)}; got 'speed'\n"
 
 
 def test_info_tells_what_runs_and_why(capsys):

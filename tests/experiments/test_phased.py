@@ -89,7 +89,7 @@ def test_training_scores_are_means_of_the_batches_before_a_step(tmp_path):
 
 
 def test_a_run_too_short_for_any_step_tells_none(run, figures):
-    done = run("phased-digits", "lstm")
+    done = run("phased-digits", "")
     assert [line["model"] for line in done.lines] == ["phased-lstm", "lstm"]
     assert not any("score_at" in name for line in done.lines for name in line)
     assert [x["settings"]["task_options"] for x in done.lines] == [{"scaled": True}] * 2
@@ -100,7 +100,7 @@ def test_a_run_too_short_for_any_step_tells_none(run, figures):
 
 
 def test_updates_are_counted_on_the_held_out_recordings(run, figures, tmp_path):
-    done = run("phased-nmnist", "lstm")
+    done = run("phased-nmnist", "")
     phased, plain, normal = done.lines
     assert normal["updates_per_unit"] == plain["updates_per_unit"] == plain["test_updates"]
     network, task = load_network(tmp_path / "phased-nmnist" / "phased-lstm-seed0")
