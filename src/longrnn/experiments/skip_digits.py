@@ -49,7 +49,7 @@ EXPERIMENT = Experiment(
             ".973 ± .002 | 379.38 ± 33.09 | 1.86e+07",
             cost_per_sample=1e-4,
         ),
-        _case("lstm", "LSTM", "lstm", ".910 ± .045 | 784 | 3.83e+07"),
+        _case("lstm", "LSTM", "lstm", ".910 ± .045 | 784 | 3.83e+07", forget_bias=1.0),
         _case(
             "skip-gru-1e-4",
             "Skip GRU, λ = 1e-4",
@@ -64,6 +64,7 @@ EXPERIMENT = Experiment(
             "lstm",
             ".893 ± .003 | 392.03 ± 0.05 | 1.91e+07",
             random_skip=0.5,
+            forget_bias=1.0,
         ),
         _case(
             "gru-skip-0.5",
