@@ -54,18 +54,18 @@ def figures(monkeypatch):
 
 def test_bars_are_the_mean_of_all_seeds(run, figures, tmp_path):
     done = run("phased-frequency", "asynchronous", seeds=2, batch_size=250)
-    assert len(done.lines) == 8
+    assert len(done.lines) == 10
     assert done.picture.read_bytes().startswith(b"\x89PNG")
     (axes,) = figures[-1][0].axes
     bars = [group for group in axes.containers if isinstance(group, BarContainer)]
-    titles = ["Phased LSTM", "LSTM", "BN-LSTM", "LSTM, each step normalised"]
-    assert [group.get_label() for group in bars] == titles
+    titles = ["Phased LSTM", "LSTM", "LSTM, time differences", "BN-LSTM"]
+    assert [group.get_label() for group in bars] == [*titles, "LSTM, each step normalised"]
     assert [bar.get_x() + bar.get_width() / 2 for (bar,) in bars] == pytest.approx(
-        [2.0, 2.2, 2.4, 2.6]  # the third condition
+        [2.0, 2.16, 2.32, 2.48, 2.64]  # the third condition
     )
-    models = dict.fromkeys(line["model"] for line in done.lines)
-    for model, (bar,) in zip(models, bars, strict=True):
-        scores = [100 * line["test_score"] for line in done.lines if line["model"] == model]
+    cases = dict.fromkeys(line["case"] for line in done.lines)
+    for case, (bar,) in zip(cases, bars, strict=True):
+        scores = [100 * line["test_score"] for line in done.lines if line["case"] == case]
         assert bar.get_height() == pytest.approx(statistics.mean(scores))
 
 
@@ -73,8 +73,8 @@ def test_what_has_not_been_run_has_no_bar(run, figures):
     run("phased-frequency", "standard-lstm", batch_size=250)
     (axes,) = figures[-1][0].axes
     bars = [group for group in axes.containers if isinstance(group, BarContainer)]
-    assert [group.get_label() for group in bars] == ["LSTM"]
-    assert [bar.get_x() + bar.get_width() / 2 for bar in bars[0]] == pytest.approx([0.2])
+    assert [group.get_label() for group in bars] == ["LSTM, time differences"]
+    assert [bar.get_x() + bar.get_width() / 2 for bar in bars[0]] == pytest.approx([0.32])
 
 
 def test_training_scores_are_means_of_the_batches_before_a_step(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -104,6 +105,14 @@ def test_quick_runs_are_kept_apart(rerun, experiment):
     lines = results.read(done.path)
     assert [line["settings"]["lr"] for line in lines] == [0.01, 0.5]
     assert [row[0] for row in table(experiment, lines)[1]] == ["SRU", "SRU (quick)"]
+
+
+def test_a_case_may_have_its_own_quick_settings(rerun, experiment):
+    cases = [dataclasses.replace(case, quick={"lr": 0.25}) for case in experiment.cases]
+    changes = {"quick": {"lr": 0.5, "grad_clip": 2.0}, "cases": tuple(cases)}
+    (line,) = rerun(changes, only="plain", quick=True).lines
+    assert (line["settings"]["lr"], line["settings"]["grad_clip"]) == (0.25, 2.0)
+    assert rerun(changes, only="plain").lines[0]["settings"]["lr"] == 0.01
 
 
 def test_ours_stands_beside_theirs(rerun, experiment):

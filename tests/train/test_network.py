@@ -129,6 +129,15 @@ def test_time_differences_begin_afresh_in_each_sequence():
     torch.testing.assert_close(joined[:2], padded)
 
 
+def test_a_task_may_give_the_time_itself(monkeypatch):
+    monkeypatch.setattr(Stamped, "absolute_times", True)
+    network = Network(Stamped(), "gru", 8)
+    x = torch.randn(2, 4, 2)
+    inputs = torch.cat([x, 2 * TIMES.float().unsqueeze(-1)], -1)  # in units of 0.5
+    expected = network.readout(network.recurrent(inputs)[0][:, -1])
+    torch.testing.assert_close(network(Sequences(x, times=TIMES)).output, expected)
+
+
 def test_a_layer_with_times_is_given_them(monkeypatch):
     monkeypatch.setitem(create_model_layers(), "clocked", Clocked)
     network = Network(Stamped(), "clocked", 8)

@@ -41,6 +41,13 @@ def train(
     sampling: Annotated[
         str | None, Option(help="async-frequency: standard, high-resolution or asynchronous")
     ] = None,
+    absolute_times: Annotated[
+        bool,
+        Option(
+            "--absolute-times",
+            help="async-frequency: layers without time gates see time stamps, not differences",
+        ),
+    ] = False,
     frame: Annotated[int | None, Option(help="spoken-digits: raw samples a step sees")] = None,
     speaker: Annotated[
         str | None, Option(help="spoken-digits: whose recordings are held out, all of them")
@@ -107,6 +114,7 @@ def train(
             "sampling_period": sampling_period,
             "signal_duration": signal_duration,
             "sampling": sampling,
+            "absolute_times": absolute_times,
             "permuted": permuted,
             "scaled": scaled,
             "frame": frame,

@@ -37,6 +37,7 @@ class Case:
         published: What was published, one text a column; "" where nothing was.
         settings: Settings of the training program, where they differ from the experiment's.
         task_options: The same of the task's options.
+        quick: What the experiment's quick settings are for this case, where they differ.
         goal: Updates a sequence that are few enough to show what was published; None: any.
     """
 
@@ -46,6 +47,7 @@ class Case:
     published: tuple[str, ...]
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     task_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    quick: dict[str, Any] = dataclasses.field(default_factory=dict)
     goal: float | None = None
 
 

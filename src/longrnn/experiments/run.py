@@ -99,7 +99,8 @@ def _plans(
     """Every run, with all its settings checked before the first one starts."""
     for case in cases:
         for seed in range(seeds):
-            given = experiment.settings | (experiment.quick if quick else {}) | case.settings
+            faster = experiment.quick | case.quick if quick else {}
+            given = experiment.settings | faster | case.settings
             given |= {"seed": seed, "minutes": experiment.minutes if minutes is None else minutes}
             given["task_options"] = case.task_options | {"data": data}
             yield case, create_settings(experiment.task, case.model, **given)

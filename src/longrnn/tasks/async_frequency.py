@@ -28,6 +28,8 @@ class AsyncFrequency(Task):
         seed: Which waves are drawn.
         sampling: "standard" is a sample each millisecond, "high-resolution" ten of them;
             "asynchronous" is 15 to 125 samples at uniform times.
+        absolute_times: Whether layers that take no time stamps are given these as a feature, as
+            in the paper, and not the time since the sample before.
 
     Reference:
         Neil, Pfeiffer and Liu, "Phased LSTM: Accelerating Recurrent Network Training for Long or
@@ -40,9 +42,17 @@ class AsyncFrequency(Task):
     timed = True
     collate = staticmethod(pad_timed)
 
-    def __init__(self, batch_size: int, seed: int = 0, *, sampling: str = "asynchronous"):
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        sampling: str = "asynchronous",
+        absolute_times: bool = False,
+    ):
         _checks.check_choice("sampling", sampling, list(STEPS))
         self.step = STEPS[sampling]
+        self.absolute_times = absolute_times
         self.train_set = Drawn(self._draw, 5000, seed, 0, batch_size)
         self.test_set = Drawn(self._draw, 500, seed, 1, batch_size)
 

@@ -51,6 +51,8 @@ class Task:
     """Whether steps have time stamps."""
     time_scale = 1.0
     """A usual distance between two steps, in the unit of the time stamps."""
+    absolute_times = False
+    """Whether layers that take no time stamps are given these, and not the time between steps."""
     train_lengths: Sequence[int] | None = None
     """Steps of each training sample, for a task whose sequences differ in length."""
     collate: Callable[[list[Any]], tuple[Any, Tensor]] | None = None

@@ -43,8 +43,8 @@ class Network(nn.Module):
 
     Shape:
         input (B, T, m) or symbols (B, T), or `Sequences` with lengths, time stamps or ends. A
-        layer that takes no time stamps is given the time since the step before, in units of
-        `task.time_scale`, as one more feature.
+        layer that takes no time stamps is given the time since the step before, or with
+        `task.absolute_times` the time itself, in units of `task.time_scale`, as one more feature.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Network(nn.Module):
 
         self._takes = _arguments(model)
         self._appends_times = task.timed and "times" not in self._takes
+        self._time_feature = _absolute_times if task.absolute_times else _time_differences
         width += self._appends_times
         try:
             self.recurrent = create_model(model, width, hidden_size, num_layers, **given)
@@ -106,8 +107,8 @@ class Network(nn.Module):
         """Outputs of the layer (B, T, n), its state, and its updates if it chooses them."""
         x = self.embedding(sequences.values)
         if self._appends_times:
-            since = _time_differences(sequences) / self.time_scale
-            x = torch.cat([x, since.unsqueeze(-1).to(x.dtype)], -1)
+            feature = self._time_feature(sequences) / self.time_scale
+            x = torch.cat([x, feature.unsqueeze(-1).to(x.dtype)], -1)
         if sequences.lengths is not None and "lengths" not in self._takes:
             assert isinstance(self.recurrent, nn.RNNBase), "every other layer takes lengths"
             return *run_padded(self.recurrent, x, state, sequences.lengths.to(x.device)), None
@@ -139,11 +140,16 @@ def _embedding(task: Task, hidden_size: int) -> tuple[nn.Module, int]:
     return nn.Embedding(task.vocabulary, width), width
 
 
+def _absolute_times(sequences: Sequences) -> Tensor:
+    """Time stamps."""
+    if sequences.times is None:
+        raise ValueError("times must be given for a task with time stamps, got none")
+    return sequences.times
+
+
 def _time_differences(sequences: Sequences) -> Tensor:
     """Time since the step before; 0 at a sequence's first step."""
-    times = sequences.times
-    if times is None:
-        raise ValueError("times must be given for a task with time stamps, got none")
+    times = _absolute_times(sequences)
     since = times.diff(dim=-1, prepend=times[..., :1])
     if sequences.cu_seqlens is not None:
         starts = sequences.cu_seqlens[:-1]
