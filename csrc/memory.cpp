@@ -19,6 +19,7 @@
 namespace longrnn {
 
 OpenMpParallel openmp_parallel = nullptr;
+int (*openmp_num_threads)() = nullptr;
 
 namespace {
 
@@ -144,8 +145,9 @@ DLManagedTensor* allocate(size_t, int, int, const int64_t*, int) { return nullpt
 }  // namespace longrnn
 
 // Hands over GOMP_parallel of the OpenMP that torch runs; null: threads of our own.
-EXPORT void longrnn_use_openmp(void* gomp_parallel) {
+EXPORT void longrnn_use_openmp(void* gomp_parallel, void* omp_get_num_threads) {
   longrnn::openmp_parallel = reinterpret_cast<longrnn::OpenMpParallel>(gomp_parallel);
+  longrnn::openmp_num_threads = reinterpret_cast<int (*)()>(omp_get_num_threads);
 }
 
 // A DLManagedTensor of so many bytes, not written yet; null where this system has no huge pages.

@@ -76,10 +76,11 @@ struct Clock {
   }
 
   // Of each unit (t - shift) mod period / period; and, where asked for, (t - shift) / period.
-  void phases(double t, T* phase, T* cycles) const {
+  void phases(double t, T* phase, T* cycles) const { phases(t, 0, n, phase, cycles); }
+  void phases(double t, int64_t begin, int64_t end, T* phase, T* cycles) const {
     using V = Vector<double>;
-    if (!(std::fabs(t) < reach)) return far_phases(t, phase, cycles);
-    for (int64_t j = 0; j < n; j += kLanes<double>) {
+    if (!(std::fabs(t) < reach)) return far_phases(t, begin, end, phase, cycles);
+    for (int64_t j = begin; j < end; j += kLanes<double>) {
       const V since = t - load(&shift[j]), turns = since * load(&frequency[j]);
       const V near = turns + ExpRange<double>::kRound - ExpRange<double>::kRound;
       const V whole = near > turns ? near - 1 : near, p = load(&period[j]);
@@ -94,8 +95,8 @@ struct Clock {
   }
 
   // The same, slowly, for stamps beyond that and for those that are no number.
-  void far_phases(double t, T* phase, T* cycles) const {
-    for (int64_t j = 0; j < n; j++) {
+  void far_phases(double t, int64_t begin, int64_t end, T* phase, T* cycles) const {
+    for (int64_t j = begin; j < end; j++) {
       const double since = t - shift[j], rest = std::fmod(since, period[j]);
       const double part = (rest < 0 ? rest + period[j] : rest) * frequency[j];
       phase[j] = T(part >= 1 ? 0 : part);
@@ -136,6 +137,13 @@ struct PhasedCall {
   }
   int64_t seen_row() const { return n + m + 1; }
 
+  // Multiply-adds of a mean step if only open units are multiplied.
+  double open_products() const {
+    double open = 0;
+    for (int64_t j = 0; j < n; j++) open += double(clock.on_ratio[j]);
+    return open * 4 * double(n + m);
+  }
+
   void load_peepholes(const T* given) {
     const int64_t block = padded<T>(n);
     peepholes = zeros<T>(3 * block);
@@ -163,6 +171,10 @@ struct PhasedForward : Base {
     }
   }
 };
+
+// Multiply-adds of a step from which threads gain by sharing it: a meeting takes a fraction of a
+// microsecond.
+constexpr double kWorthMeeting = 1 << 14;
 
 // Every unit of every step.
 template <class Call>
@@ -258,7 +270,17 @@ class ForwardTeam {
   Buffer<T> gates_, states_, cells_, phase_;
 };
 
+// h of one sequence, for all threads that share its units: each reads what all wrote before.
+template <class T>
+struct SharedHidden {
+  explicit SharedHidden(int64_t block) : of{zeros<T>(block), zeros<T>(block)} {}
+
+  Buffer<T> of[2];  // before and after a step, in turn
+  Meeting meeting;
+};
+
 // Only the open units, one sequence after the other: a closed one keeps its state bit by bit.
+// Threads that share a sequence have a stretch of its units each, and meet after every step.
 template <class Call>
 class OpenUnits {
   using Cell = typename Call::Cell;
@@ -266,35 +288,52 @@ class OpenUnits {
   using V = Vector<T>;
 
  public:
-  explicit OpenUnits(const Call& call)
-      : call_(call), block_(padded<T>(call.n)), open_(call.n), h_(zeros<T>(block_)),
-        c_(zeros<T>(block_)), x_(zeros<T>(padded<T>(call.m))), phase_(zeros<T>(block_)),
-        opening_(zeros<T>(block_)), work_(zeros<T>(kRows * block_)) {}
+  OpenUnits(const Call& call, SharedHidden<T>& hidden, int part, int parts)
+      : call_(call), hidden_(hidden), parts_(parts), block_(padded<T>(call.n)),
+        begin_(bound(part)), end_(bound(part + 1)), open_(call.n), c_(zeros<T>(block_)),
+        x_(zeros<T>(padded<T>(call.m))), phase_(zeros<T>(block_)), opening_(zeros<T>(block_)),
+        work_(zeros<T>(kRows * block_)) {}
 
   void run(int64_t s) {
-    const int64_t n = call_.n;
-    load_row(h_.get(), call_.initial_hidden + s * n, n);
-    if (Cell::kCells) load_row(c_.get(), call_.initial_cells + s * n, n);
+    const int64_t own = s * call_.n + begin_, width = end_ - begin_;
+    load_row(after() + begin_, call_.initial_hidden + own, width);
+    if (Cell::kCells) load_row(&c_[begin_], call_.initial_cells + own, width);
+    meet();
     for (int64_t t = 0; t < call_.shape.steps(s); t++) {
       const int64_t row = call_.row(s, t), count = find_open(call_.times[row]);
+      load_row(after() + begin_, before() + begin_, width);
       if (count > 0) update(row, count);
-      store_row(call_.output + row * n, h_.get(), n);
+      store_row(call_.output + row * call_.n + begin_, after() + begin_, width);
+      meet();
     }
-    store_row(call_.last_hidden + s * n, h_.get(), n);
-    if (Cell::kCells) store_row(call_.last_cells + s * n, c_.get(), n);
-    call_.fill_padding(s);
+    store_row(call_.last_hidden + own, before() + begin_, width);
+    if (Cell::kCells) store_row(call_.last_cells + own, &c_[begin_], width);
+    if (begin_ == 0) call_.fill_padding(s);
   }
 
  private:
   enum { kH = 4, kC, kOpen, kPeepholes, kRows = kPeepholes + 3 };  // work rows after 4 gates
 
+  // Where a part begins, whole vectors from the first unit.
+  int64_t bound(int part) const {
+    const int64_t unit = block_ / kLanes<T> * part / parts_ * kLanes<T>;
+    return unit < call_.n ? unit : call_.n;
+  }
+
+  T* before() { return hidden_.of[turn_].get(); }
+  T* after() { return hidden_.of[1 - turn_].get(); }
+  void meet() {
+    if (parts_ > 1) hidden_.meeting.wait_for_all(parts_);
+    turn_ = 1 - turn_;
+  }
+
   int64_t find_open(double t) {
-    call_.clock.phases(t, phase_.get(), nullptr);
+    call_.clock.phases(t, begin_, end_, phase_.get(), nullptr);
     int64_t count = 0;
-    for (int64_t j = 0; j < call_.n; j += kLanes<T>) {
+    for (int64_t j = begin_; j < end_; j += kLanes<T>) {
       const V k = call_.clock.opening(phase_.get(), j).k;
       store(&opening_[j], k);
-      const int64_t end = call_.n - j < kLanes<T> ? call_.n - j : kLanes<T>;
+      const int64_t end = end_ - j < kLanes<T> ? end_ - j : kLanes<T>;
       for (uint64_t lanes = lanes_not_zero(k); lanes; lanes &= lanes - 1)
         if (const int lane = __builtin_ctzll(lanes); lane < end) open_[count++] = j + lane;
     }
@@ -317,20 +356,21 @@ class OpenUnits {
 
   void update(int64_t row, int64_t count) {
     const int64_t n = call_.n, m = call_.m;
+    const T* h = before();
     load_row(x_.get(), call_.x + row * m, m);
     for (int64_t i = 0; i < count; i++) {
       const int64_t j = open_[i];
       V sum[4] = {};
       if constexpr (Cell::kGates == 4) {
-        add_dot_products<T, 4>(h_.get(), call_.weight_hh + j * n, n * n, n, sum);
+        add_dot_products<T, 4>(h, call_.weight_hh + j * n, n * n, n, sum);
         add_dot_products<T, 4>(x_.get(), call_.weight_ih + j * m, n * m, m, sum);
       } else {  // the weights' rows are r, z, n; sum's are n from x, r, z, n from h
-        add_dot_products<T, 3>(h_.get(), call_.weight_hh + j * n, n * n, n, sum + 1);
+        add_dot_products<T, 3>(h, call_.weight_hh + j * n, n * n, n, sum + 1);
         add_dot_products<T, 2>(x_.get(), call_.weight_ih + j * m, n * m, m, sum + 1);
         add_dot_products<T, 1>(x_.get(), call_.weight_ih + (2 * n + j) * m, 0, m, sum);
       }
       for (int b = 0; b < 4; b++) work(b)[i] = sum_of<T>(sum[b]) + call_.bias[b * n + j];
-      work(kH)[i] = h_[j];
+      work(kH)[i] = h[j];
       work(kC)[i] = c_[j];
       work(kOpen)[i] = opening_[j];
       for (int b = 0; b < Cell::kPeepholes; b++)
@@ -347,16 +387,41 @@ class OpenUnits {
       store(work(kC) + i, c + k * (new_c - c));
     }
     for (int64_t i = 0; i < count; i++) {
-      h_[open_[i]] = work(kH)[i];
+      after()[open_[i]] = work(kH)[i];
       if (Cell::kCells) c_[open_[i]] = work(kC)[i];
     }
   }
 
   const Call& call_;
-  int64_t block_;
+  SharedHidden<T>& hidden_;
+  int parts_, turn_ = 0;
+  int64_t block_, begin_, end_;
   std::vector<int64_t> open_;
-  Buffer<T> h_, c_, x_, phase_, opening_, work_;
+  Buffer<T> c_, x_, phase_, opening_, work_;
 };
+
+// Fewer sequences than threads share these, if a step is worth meeting for.
+template <class Call>
+void run_open_units(const Call& call, int threads) {
+  using T = typename Call::T;
+  const int64_t count = call.shape.count(), block = padded<T>(call.n);
+  std::atomic<int64_t> next{0};
+  if (count < threads && call.open_products() >= kWorthMeeting) {
+    SharedHidden<T> hidden(block);
+    auto body = [&] {
+      const int part = int(next.fetch_add(1, std::memory_order_relaxed));
+      OpenUnits<Call> units(call, hidden, part, threads_here(threads));
+      for (int64_t s = 0; s < count; s++) units.run(s);
+    };
+    return on_threads(threads, body);
+  }
+  auto body = [&] {
+    SharedHidden<T> hidden(block);
+    OpenUnits<Call> units(call, hidden, 0, 1);
+    for (int64_t s; (s = next.fetch_add(1, std::memory_order_relaxed)) < count;) units.run(s);
+  };
+  on_threads(int(threads < count ? threads : count), body);
+}
 
 template <class Base>
 struct PhasedBackward : Base {
@@ -518,13 +583,7 @@ EXPORT void longrnn_phased_recurrence_forward(
       if (!sparse)
         return run_in_teams<ForwardTeam<Call>>(call, shape.count(), granted,
                                                members_of(call.layer.bytes()));
-      std::atomic<int64_t> next{0};
-      auto body = [&] {
-        OpenUnits<Call> units(call);
-        for (int64_t s; (s = next.fetch_add(1, std::memory_order_relaxed)) < shape.count();)
-          units.run(s);
-      };
-      on_threads(int(granted < shape.count() ? granted : shape.count()), body);
+      run_open_units(call, granted);
     });
   });
 }

@@ -205,7 +205,7 @@ __attribute__((noinline)) void execute(const Plan& plan, const Shape& shape, con
         for (int64_t c = 0; c < task.width; c++) partial[c] = T(0), product[c] = T(1);
         reduce(tile, job.down, partial, product);
       }
-      wait_until_set(ready[item - tasks]);
+      spin_until([&] { return ready[item - tasks].load(std::memory_order_acquire) != 0; });
       const T* before = &handed_on[(item - tasks) * plan.width];
       for (int64_t c = 0; c < task.width; c++) {
         carry[c] = before[c];

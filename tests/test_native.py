@@ -109,7 +109,7 @@ class TestCompiled:
         torch.set_num_threads(2)
         decays, impulses = torch.rand(50000, 2), torch.randn(50000, 2)
         expected = longrnn.linear_recurrence(decays, impulses)
-        _native.library().longrnn_use_openmp(None)
+        _native.library().longrnn_use_openmp(None, None)
         try:
             assert torch.equal(longrnn.linear_recurrence(decays, impulses), expected)
         finally:

@@ -29,9 +29,11 @@ def library() -> ctypes.CDLL | None:
         return None
     native = ctypes.CDLL(str(path))
     # The OpenMP that torch runs, so that both share one set of threads.
-    openmp = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
-    native.longrnn_use_openmp.argtypes = [ctypes.c_void_p]
-    native.longrnn_use_openmp(ctypes.cast(openmp, ctypes.c_void_p) if openmp else None)
+    here = ctypes.CDLL(None)
+    openmp = [getattr(here, name, None) for name in ("GOMP_parallel", "omp_get_num_threads")]
+    native.longrnn_use_openmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    if all(openmp):
+        native.longrnn_use_openmp(*(ctypes.cast(f, ctypes.c_void_p) for f in openmp))
     return native
 
 

@@ -378,6 +378,26 @@ def test_a_sequence_does_not_depend_on_its_mates_nor_on_threads(kernel, cell, on
         assert torch.equal(h, runs[0][1][one])
 
 
+@each_cell
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", ["one", "two", "end to end"])
+def test_threads_share_the_units_of_few_sequences(kernel, cell, dtype, layout):
+    if kernel == "plain":
+        pytest.skip("the products are torch's")
+    rows, lead, options = {
+        "one": (1, (20, 1), {"reverse": True}),
+        "two": (2, (20, 2), {"lengths": torch.tensor([20, 7])}),
+        "end to end": (3, (40,), {"cu_seqlens": torch.tensor([0, 17, 17, 40])}),
+    }[layout]
+    tensors = draw(cell, 20, rows, 90, 299, dtype, lead, on_ratio=(0.05, 0.2))
+    runs = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        runs.append(present(ours(cell, tensors, **options)))
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
 # The clock. With these weights an LSTM's candidate is 1, so that c becomes k.
 
 
