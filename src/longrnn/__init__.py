@@ -20,7 +20,7 @@ from longrnn.nn import (
     create_model,
     models,
 )
-from longrnn.ops import binarize, budget_loss, linear_recurrence, time_gate
+from longrnn.ops import binarize, block_linear_recurrence, budget_loss, linear_recurrence, time_gate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "StronglyTypedLSTM",
     "StronglyTypedRNN",
     "binarize",
+    "block_linear_recurrence",
     "budget_loss",
     "create_model",
     "linear_recurrence",
