@@ -32,8 +32,9 @@ def library() -> ctypes.CDLL | None:
     here = ctypes.CDLL(None)
     openmp = [getattr(here, name, None) for name in ("GOMP_parallel", "omp_get_num_threads")]
     native.longrnn_use_openmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    if all(openmp):
-        native.longrnn_use_openmp(*(ctypes.cast(f, ctypes.c_void_p) for f in openmp))
+    pointers = [ctypes.cast(f, ctypes.c_void_p) for f in openmp if f is not None]
+    if len(pointers) == len(openmp):
+        native.longrnn_use_openmp(*pointers)
     return native
 
 

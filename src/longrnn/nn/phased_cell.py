@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from longrnn import _checks
 from longrnn.nn.phased_stack import check_clock, hold, reset_clock
-from longrnn.nn.torch_stack import computed_dtype, reset_cell
-from longrnn.ops.candidates import merge_biases
+from longrnn.nn.torch_cell import TorchCell
+from longrnn.nn.torch_stack import computed_dtype
 from longrnn.ops.phased_recurrence.op import phased_recurrence
 
 
@@ -19,7 +19,7 @@ class PhasedLSTMCellState(NamedTuple):
     c: Tensor
 
 
-class PhasedLSTMCell(nn.Module):
+class PhasedLSTMCell(TorchCell):
     """One step of `PhasedLSTM`, called like `nn.LSTMCell` and with the time of the step.
 
     A loop over the cell computes what a `PhasedLSTM` of one layer does; see there for the
@@ -58,10 +58,10 @@ class PhasedLSTMCell(nn.Module):
         (torch.Size([4, 16]), torch.Size([4, 16]))
     """
 
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
+    cell = "lstm"
+    gates = 4
+    state_type = PhasedLSTMCellState
+    options = ("period_init", "initial_on_ratio", "leak", "learn_on_ratio", "peephole")
     weight_peephole: Tensor | None
     log_period: Tensor
     shift: Tensor
@@ -81,69 +81,43 @@ class PhasedLSTMCell(nn.Module):
         peephole: bool = True,
         learn_on_ratio: bool = False,
     ):
-        super().__init__()
-        _checks.check_positive(input_size=input_size, hidden_size=hidden_size)
         check_clock(period_init, on_ratio, leak)
-        self.input_size = input_size
-        self.hidden_size = n = hidden_size
-        self.bias = bias
+        own: dict[str, tuple[int, ...] | None] = {
+            "weight_peephole": (3, hidden_size) if peephole else None,
+            **dict.fromkeys(("log_period", "shift", "on_ratio"), (hidden_size,)),
+        }
+        super().__init__(input_size, hidden_size, bias, device, dtype, own)
         self.period_init = period_init
         self.initial_on_ratio = on_ratio
         self.leak = leak
         self.peephole = peephole
         self.learn_on_ratio = learn_on_ratio
-        shapes: dict[str, tuple[int, ...] | None] = {
-            "weight_ih": (4 * n, input_size),
-            "weight_hh": (4 * n, n),
-            "bias_ih": (4 * n,) if bias else None,
-            "bias_hh": (4 * n,) if bias else None,
-            "weight_peephole": (3, n) if peephole else None,
-            "log_period": (n,),
-            "shift": (n,),
-            "on_ratio": (n,),
-        }
-        for name, shape in shapes.items():
-            parameter = None
-            if shape is not None:
-                parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-            self.register_parameter(name, parameter)
         self.on_ratio.requires_grad_(learn_on_ratio)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw parameters as `PhasedLSTM` does."""
-        reset_cell(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        super().reset_parameters()
         own = (self.weight_peephole, self.log_period, self.shift, self.on_ratio)
         reset_clock(*own, self.period_init, self.initial_on_ratio)
 
     def extra_repr(self) -> str:
-        """Show in `print(cell)` what differs from the defaults, and the clock's options."""
-        bias = "" if self.bias else ", bias=False"
-        return (
-            f"{self.input_size}, {self.hidden_size}{bias}, period_init={self.period_init}, "
-            f"on_ratio={self.initial_on_ratio}, leak={self.leak}, "
-            f"learn_on_ratio={self.learn_on_ratio}, peephole={self.peephole}"
-        )
+        """Show the options as they were given."""
+        return super().extra_repr().replace("initial_on_ratio", "on_ratio")
 
     def forward(
         self, input: Tensor, state: tuple[Tensor, Tensor] | None, time: Tensor | float
     ) -> tuple[Tensor, PhasedLSTMCellState]:
         """Do one step."""
-        _checks.check_floating("input", input)
-        unbatched, m = input.ndim == 1, self.input_size
-        dims, wanted = ("m", (m,)) if unbatched else ("B m", (None, m))
-        _checks.check_shape("input", input, dims, wanted)
-        _checks.check_fits("input", input, "the cell", self.weight_ih)
+        x, unbatched = self._check_input(input), input.ndim == 1
         times = self._check_time(time, input)
-        x = input.unsqueeze(0) if unbatched else input
         hidden, cells = self._members(state, x, unbatched)
-        bias = merge_biases("lstm", self.bias_ih, self.bias_hh, self.weight_hh)
         output, h, c = phased_recurrence(
             x.to(computed_dtype(x)).unsqueeze(0),
             times.expand(1, x.shape[0]),
             self.weight_ih,
             self.weight_hh,
-            bias,
+            self._op_bias(),
             self.weight_peephole,
             self.log_period.exp(),
             self.shift,
@@ -173,15 +147,5 @@ class PhasedLSTMCell(nn.Module):
         _checks.check_same_device("time", time, "input", x)
         return time.double()
 
-    def _members(
-        self, state: tuple[Tensor, Tensor] | None, x: Tensor, unbatched: bool
-    ) -> list[Tensor]:
-        """The members of `state`, or zeros, each with a batch dimension."""
-        rows, n = x.shape[0], self.hidden_size
-        if state is None:
-            return [x.new_zeros(rows, n)] * 2
-        dims, wanted = ("n", (n,)) if unbatched else ("B n", (rows, n))
-        _checks.check_members("state", state, PhasedLSTMCellState._fields)
-        for name, member in zip(PhasedLSTMCellState._fields, state, strict=True):
-            _checks.check_state(f"state.{name}", member, dims, wanted, x)
-        return [member.unsqueeze(0) if unbatched else member for member in state]
+    def _initial_members(self, x: Tensor) -> list[Tensor]:
+        return [x.new_zeros(x.shape[0], self.hidden_size)] * 2

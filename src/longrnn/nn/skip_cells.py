@@ -3,28 +3,21 @@
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from longrnn import _checks
 from longrnn.nn.skip_gru import SkipGRUState
 from longrnn.nn.skip_lstm import SkipLSTMState
 from longrnn.nn.skip_stack import complete_checkpoint, reset_gate
-from longrnn.nn.torch_stack import computed_dtype, reset_cell
-from longrnn.ops.candidates import merge_biases
+from longrnn.nn.torch_cell import TorchCell
+from longrnn.nn.torch_stack import computed_dtype
 from longrnn.ops.skip_recurrence.op import skip_recurrence
 
 
-class _SkipCell(nn.Module):
+class _SkipCell(TorchCell):
     """What both cells are: torch's cell, the gate, and the state that sequences start from."""
 
-    cell: str  # in ops.candidates
-    gates: ClassVar[int]
-    state_type: ClassVar[Any]
+    options: ClassVar[tuple[str, ...]] = ("update_bias", "learn_initial_state")
     starts: ClassVar[tuple[str, ...]]  # parameters that hold the learned initial state
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
     weight_u: Tensor
     bias_u: Tensor
 
@@ -39,59 +32,28 @@ class _SkipCell(nn.Module):
         update_bias: float = 1.0,
         learn_initial_state: bool = True,
     ):
-        super().__init__()
-        _checks.check_positive(input_size=input_size, hidden_size=hidden_size)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.bias = bias
-        self.update_bias = update_bias
-        self.learn_initial_state = learn_initial_state
-        rows = self.gates * hidden_size
-        shapes: dict[str, tuple[int, ...] | None] = {
-            "weight_ih": (rows, input_size),
-            "weight_hh": (rows, hidden_size),
-            "bias_ih": (rows,) if bias else None,
-            "bias_hh": (rows,) if bias else None,
+        own: dict[str, tuple[int, ...] | None] = {
             "weight_u": (1, hidden_size),
             "bias_u": (1,),
             **dict.fromkeys(self.starts, (1, hidden_size) if learn_initial_state else None),
         }
-        for name, shape in shapes.items():
-            parameter = None
-            if shape is not None:
-                parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-            self.register_parameter(name, parameter)
+        super().__init__(input_size, hidden_size, bias, device, dtype, own)
+        self.update_bias = update_bias
+        self.learn_initial_state = learn_initial_state
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw parameters as the layer of the same cell does."""
-        reset_cell(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        super().reset_parameters()
         reset_gate(self.weight_u, self.bias_u, self.update_bias, list(self._own_starts().values()))
-
-    def extra_repr(self) -> str:
-        """Show in `print(cell)` what differs from the defaults, and the gate's options."""
-        shown = [f"{self.input_size}, {self.hidden_size}"]
-        shown += [] if self.bias else ["bias=False"]
-        return ", ".join(
-            [
-                *shown,
-                f"update_bias={self.update_bias}, learn_initial_state={self.learn_initial_state}",
-            ]
-        )
 
     def forward(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any, Tensor]:
         """Do one step, or skip it."""
-        _checks.check_floating("input", input)
-        unbatched, m = input.ndim == 1, self.input_size
-        dims, wanted = ("m", (m,)) if unbatched else ("B m", (None, m))
-        _checks.check_shape("input", input, dims, wanted)
-        _checks.check_fits("input", input, "the cell", self.weight_ih)
-        x = input.unsqueeze(0) if unbatched else input
+        x, unbatched = self._check_input(input), input.ndim == 1
         *states, p, kappa = self._members(state, x, unbatched)
-        bias = merge_biases(self.cell, self.bias_ih, self.bias_hh, self.weight_hh)
         output, updates, hidden, cells, p, kappa = skip_recurrence(
             x.to(computed_dtype(x)).unsqueeze(0),
-            [self.weight_ih, self.weight_hh, bias],
+            [self.weight_ih, self.weight_hh, self._op_bias()],
             self.weight_u,
             self.bias_u,
             states[0].unsqueeze(0),
@@ -109,21 +71,11 @@ class _SkipCell(nn.Module):
     def _own_starts(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self.starts if self.learn_initial_state}
 
-    def _members(self, state: Any, x: Tensor, unbatched: bool) -> list[Tensor]:
-        """The members of `state`, or of the initial one, each with a batch dimension."""
-        rows, n = x.shape[0], self.hidden_size
-        if state is None:
-            zeros = x.new_zeros(rows, n)
-            begin = [start.expand_as(zeros) for start in self._own_starts().values()]
-            p = x.new_ones(rows, 1, dtype=torch.promote_types(x.dtype, torch.float32))
-            return [*(begin or [zeros] * len(self.starts)), p, torch.zeros_like(p)]
-        batch, letter = ((), "") if unbatched else ((rows,), "B ")
-        fields = self.state_type._fields
-        _checks.check_members("state", state, fields)
-        for name, member in zip(fields, state, strict=True):
-            dims, width = ("gate", 1) if name.endswith("prob") else ("n", n)
-            _checks.check_state(f"state.{name}", member, letter + dims, (*batch, width), x)
-        return [member.unsqueeze(0) for member in state] if unbatched else list(state)
+    def _initial_members(self, x: Tensor) -> list[Tensor]:
+        zeros = x.new_zeros(x.shape[0], self.hidden_size)
+        begin = [start.expand_as(zeros) for start in self._own_starts().values()]
+        p = x.new_ones(x.shape[0], 1, dtype=torch.promote_types(x.dtype, torch.float32))
+        return [*(begin or [zeros] * len(self.starts)), p, torch.zeros_like(p)]
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -213,6 +165,7 @@ class SkipGRUCell(_SkipCell):
         (torch.Size([4, 16]), [1.0, 1.0, 1.0, 1.0])
     """
 
+    options: ClassVar[tuple[str, ...]] = (*_SkipCell.options, "reset_after")
     gates = 3
     state_type = SkipGRUState
     starts = ("h_0",)
@@ -244,7 +197,3 @@ class SkipGRUCell(_SkipCell):
     def cell(self) -> str:  # type: ignore[override]
         """The name of the cell that the ops use."""
         return "gru" if self.reset_after else "gru-reset-before"
-
-    def extra_repr(self) -> str:
-        """Show `reset_after` too."""
-        return f"{super().extra_repr()}, reset_after={self.reset_after}"

@@ -14,18 +14,12 @@ class TorchStack(RecurrentStack):
     """Layers whose cells are those of `nn.LSTM` or `nn.GRU`, so that their weights load."""
 
     cell: str
-    """The cell's name in `ops.candidates`; here and in `_initial_biases` "lstm" or a GRU."""
+    """The cell's name in `ops.candidates`."""
     gates: ClassVar[int]
     """Blocks of rows in the weights."""
 
     def _shapes(self, width: int) -> dict[str, tuple[int, ...] | None]:
-        rows = self.gates * self.hidden_size
-        return {
-            "weight_ih": (rows, width),
-            "weight_hh": (rows, self.hidden_size),
-            "bias_ih": (rows,),
-            "bias_hh": (rows,),
-        }
+        return torch_shapes(self.gates, width, self.hidden_size)
 
     def reset_parameters(self) -> None:
         """Draw each layer's parameters with `reset_cell`."""
@@ -36,6 +30,17 @@ class TorchStack(RecurrentStack):
         """The two weights and the 4 n biases that the ops take."""
         weight_ih, weight_hh, bias_ih, bias_hh = weights[:4]
         return [weight_ih, weight_hh, merge_biases(self.cell, bias_ih, bias_hh, weight_hh)]
+
+
+def torch_shapes(gates: int, m: int, n: int) -> dict[str, tuple[int, ...] | None]:
+    """Shapes of the parameters of torch's cell with so many gates."""
+    rows = gates * n
+    return {
+        "weight_ih": (rows, m),
+        "weight_hh": (rows, n),
+        "bias_ih": (rows,),
+        "bias_hh": (rows,),
+    }
 
 
 @torch.no_grad()
