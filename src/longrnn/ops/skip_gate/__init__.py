@@ -1,0 +1,1 @@
+"""The gate of layers that choose by their inputs which steps to skip."""
