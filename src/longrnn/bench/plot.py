@@ -73,12 +73,13 @@ def _plot_share(rows: list[Row], folder: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     first = rows[0]
-    sizes = list(dict.fromkeys((r["D"], r["B"]) for r in rows))
+    sizes = list(dict.fromkeys((r["D"], r["B"], r["T"]) for r in rows))
     figure = Figure(figsize=(4 * len(sizes), 4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-    for axes, (n, B) in zip(panels, sizes, strict=True):
-        here = [r for r in rows if (r["D"], r["B"]) == (n, B) and "ratio_min" in r]
+    for axes, (n, B, T) in zip(panels, sizes, strict=True):
+        same = [r for r in rows if (r["D"], r["B"], r["T"]) == (n, B, T)]
+        here = [r for r in same if "ratio_min" in r]
         for contender in dict.fromkeys(r["contender"] for r in here):
             points = sorted(
                 (r["share"], r["ratio_min"]) for r in here if r["contender"] == contender
@@ -87,7 +88,7 @@ def _plot_share(rows: list[Row], folder: str | Path) -> Path:
             axes.plot(*zip(*points, strict=True), "-o" if ours else "--.", label=contender)
         axes.plot([0.03, 1], [0.03, 1], color="black", linewidth=1, label="the share itself")
         axes.set(xscale="log", yscale="log", xlabel=SHARES[first["suite"]])
-        axes.set_title(f"{n} units, {B} at once")
+        axes.set_title(f"{n} units, {B} at once, {T:,} steps")
         axes.grid(True, which="both", alpha=0.2)
     panels[0].set_ylabel("time / nn.LSTM's")
     panels[0].legend(fontsize="x-small")

@@ -17,6 +17,7 @@ from longrnn.ops.candidates import merge_biases
 from longrnn.ops.skip_recurrence.plain import skip_recurrence_plain
 
 _DIGITS: dict[str, Any] = {"T": 784, "m": 1, "n": 110}  # as in the paper's sequential MNIST
+_RECORDING: dict[str, Any] = {"T": 8192, "m": 1, "n": 110}  # one long stream, as of a sensor
 _SETTLE = 24  # bisections of the gate's bias
 
 
@@ -27,12 +28,13 @@ def cases(device: str) -> list[Share]:
         for B in (1, 32, 256)
         for update in (1.0, 0.5, 0.2, 0.1, 0.05)
     ]
+    long = [Share("skip", update, 1, **_RECORDING) for update in (0.5, 0.2, 0.1, 0.05)]
     training = [
         Share("skip", update, B, **_DIGITS, training=True)
         for B in (32, 256)
         for update in (1.0, 0.5)
     ]
-    return forward + training
+    return forward + long + training
 
 
 def contenders(device: str) -> list[Contender]:
