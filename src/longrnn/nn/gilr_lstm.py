@@ -4,10 +4,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from longrnn.nn.stack import RecurrentStack
-from longrnn.ops.gated_recurrence.op import gated_recurrence
+from longrnn.ops.gilr_lstm import gilr_lstm
 
 
 class GILRLSTMState(NamedTuple):
@@ -116,13 +115,5 @@ class GILRLSTM(RecurrentStack):
     def _run(
         self, x: Tensor, weights: list[Any], state: tuple[Tensor, ...], layout: dict[str, Any]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        weight_is, bias_is, weight_ih, weight_sh, bias_ih = weights
-        kind = "surrogate" if self.surrogate_shift else "gilr-tanh"
-        seen, surrogate = gated_recurrence(linear(x, weight_is, bias_is), state[0], kind, **layout)
-        if torch.compiler.is_compiling() or x.numel() >= weight_ih.numel():
-            both = torch.cat([weight_ih, weight_sh], 1)
-            gates = linear(torch.cat([x, seen.to(x.dtype)], -1), both, bias_ih)
-        else:  # a few steps: less work than copying the weights
-            gates = linear(x, weight_ih, bias_ih) + linear(seen, weight_sh)
-        output, c = gated_recurrence(gates, state[1], "lstm", **layout)
-        return output, (surrogate, c)
+        output, *after = gilr_lstm(x, weights, *state, self.surrogate_shift, **layout)
+        return output, tuple(after)

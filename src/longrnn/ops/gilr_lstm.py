@@ -1,0 +1,44 @@
+"""One layer of GILR-LSTM from its weights: two products and two recurrences."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from longrnn.ops.gated_recurrence.op import gated_recurrence
+
+
+def gilr_lstm(
+    x: Tensor,
+    weights: Sequence[Any],
+    surrogate: Tensor,
+    c: Tensor,
+    surrogate_shift: bool,
+    **layout: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one layer and direction.
+
+    Args:
+        x: The input.
+        weights: weight_is, bias_is, weight_ih, weight_sh and bias_ih, as `GILRLSTM` has them;
+            biases may be None.
+        surrogate: The surrogate before the first step.
+        c: The cell before the first step.
+        surrogate_shift: Whether the gates see the surrogate before the step, or after it.
+        **layout: What `gated_recurrence` takes.
+
+    Returns:
+        Output, and surrogate and cell after each sequence's last step.
+    """
+    weight_is, bias_is, weight_ih, weight_sh, bias_ih = weights
+    kind = "surrogate" if surrogate_shift else "gilr-tanh"
+    seen, surrogate = gated_recurrence(linear(x, weight_is, bias_is), surrogate, kind, **layout)
+    if torch.compiler.is_compiling() or x.numel() >= weight_ih.numel():
+        both = torch.cat([weight_ih, weight_sh], 1)
+        gates = linear(torch.cat([x, seen.to(x.dtype)], -1), both, bias_ih)
+    else:  # a few steps: less work than copying the weights
+        gates = linear(x, weight_ih, bias_ih) + linear(seen, weight_sh)
+    output, c = gated_recurrence(gates, c, "lstm", **layout)
+    return output, surrogate, c
