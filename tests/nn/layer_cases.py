@@ -111,6 +111,25 @@ def min_lstm(p, x, state, options):
     return h, (h,)
 
 
+def parallel_gru(p, x, state, options):
+    (h,) = state
+    z, r, c = affine(p, x, 3)
+    a = p["weight_hh"]
+    z, r = sigmoid(z + a[0] * h), sigmoid(r + a[1] * h)
+    h = (1 - z) * h + z * tanh(c + a[2] * (r * h))
+    return h, (h,)
+
+
+def parallel_lstm(p, x, state, options):
+    h, c = state
+    f, g, o = (y + a * h for y, a in zip(affine(p, x, 3), p["weight_hh"], strict=True))
+    peephole = p["weight_peephole"]
+    f = sigmoid(f + peephole[0] * c)
+    c = f * c + (1 - f) * tanh(g)
+    h = sigmoid(o + peephole[1] * c) * tanh(c)
+    return h, (h, c)
+
+
 C_INPUTS = ("c", "inputs")
 CASES = [
     Case("gilr", gilr),
@@ -129,6 +148,10 @@ CASES = [
     Case("strongly-typed-lstm", strongly_typed_lstm, {}, C_INPUTS, 1),
     Case("min-gru", min_gru),
     Case("min-lstm", min_lstm),
+    Case("parallel-gru", parallel_gru),
+    Case("parallel-gru", parallel_gru, {"algorithm": "parallel"}),
+    Case("parallel-lstm", parallel_lstm, {}, ("h", "c")),
+    Case("parallel-lstm", parallel_lstm, {"algorithm": "parallel"}, ("h", "c")),
 ]
 # One of each layer, where the cell makes no difference.
 PLAIN = [case for case in CASES if not case.options or case.options == {"kernel_size": 4}]

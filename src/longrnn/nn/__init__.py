@@ -4,6 +4,8 @@ from longrnn.nn.gilr import GILR
 from longrnn.nn.gilr_lstm import GILRLSTM
 from longrnn.nn.min_gru import MinGRU
 from longrnn.nn.min_lstm import MinLSTM
+from longrnn.nn.parallel_gru import ParallelGRU
+from longrnn.nn.parallel_lstm import ParallelLSTM
 from longrnn.nn.phased_cell import PhasedLSTMCell
 from longrnn.nn.phased_gru import PhasedGRU
 from longrnn.nn.phased_lstm import PhasedLSTM
@@ -22,6 +24,8 @@ __all__ = [
     "SRU",
     "MinGRU",
     "MinLSTM",
+    "ParallelGRU",
+    "ParallelLSTM",
     "PhasedGRU",
     "PhasedLSTM",
     "PhasedLSTMCell",

@@ -12,6 +12,8 @@ from longrnn.nn.gilr import GILR
 from longrnn.nn.gilr_lstm import GILRLSTM
 from longrnn.nn.min_gru import MinGRU
 from longrnn.nn.min_lstm import MinLSTM
+from longrnn.nn.parallel_gru import ParallelGRU
+from longrnn.nn.parallel_lstm import ParallelLSTM
 from longrnn.nn.phased_gru import PhasedGRU
 from longrnn.nn.phased_lstm import PhasedLSTM
 from longrnn.nn.qrnn import QRNN
@@ -30,6 +32,8 @@ _LAYERS: dict[str, Callable[..., nn.Module]] = {
     "strongly-typed-lstm": StronglyTypedLSTM,
     "min-gru": MinGRU,
     "min-lstm": MinLSTM,
+    "parallel-gru": ParallelGRU,
+    "parallel-lstm": ParallelLSTM,
     "skip-lstm": SkipLSTM,
     "skip-gru": SkipGRU,
     "phased-lstm": PhasedLSTM,
