@@ -95,9 +95,10 @@ def weight_gradients(
     h, x = seen[:, :n], seen[:, -1 - width :]
     if cell == "lstm":
         both = d.T @ seen
-        return both[:, n:-1], both[:, :n], both[:, -1]
+        return both[:, n:-1].contiguous(), both[:, :n].contiguous(), both[:, -1].contiguous()
     by_input = d.T @ x
     weight_ih, bias = torch.cat([by_input[n : 3 * n, :-1], by_input[:n, :-1]]), by_input[:, -1]
+    bias = bias.contiguous()
     if cell == "gru":
         return weight_ih, d[:, n:].T @ h, bias
     by_reset = d[:, 3 * n :].T @ seen[:, n : 2 * n]

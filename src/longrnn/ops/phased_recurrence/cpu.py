@@ -136,7 +136,7 @@ def backward(
     by_x = input_gradient(cell, d, weight_ih).view(x.shape) if needs[0] else torch.zeros_like(x)
     optional = [None if peephole is None else by_peephole.sum(0)]
     results = [
-        *(by_x, by_times, by_ih.contiguous(), by_hh.contiguous(), by_bias.contiguous()),
+        *(by_x, by_times, by_ih, by_hh, by_bias),
         *(*optional, *(by_clock[:, k].sum(0) for k in range(3)), by_hidden, by_cells),
     ]
     return [gradient for gradient in results if gradient is not None]

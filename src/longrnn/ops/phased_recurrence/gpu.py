@@ -132,7 +132,7 @@ def backward(
     by_ih, by_hh, by_bias = weight_gradients(cell, d, seen, x.shape[-1])
     by_x = input_gradient(cell, d, weight_ih).view(x.shape) if needs[0] else torch.zeros_like(x)
     results = [
-        *(by_x, by_times, by_ih.contiguous(), by_hh.contiguous(), by_bias.contiguous()),
+        *(by_x, by_times, by_ih, by_hh, by_bias),
         *(None if peephole is None else sums[:3].clone(), *(row.clone() for row in sums[3:])),
         *(by_hidden, by_cells),
     ]

@@ -130,7 +130,7 @@ def backward(
         *map(pointer, (*outgoing, by_weight_u, by_bias_u)),
     )
     of_weights = [
-        gradient.contiguous()
+        gradient
         for k in range(depth)
         for gradient in weight_gradients(cell, d[k], seen[k], widths[k])
     ]

@@ -115,8 +115,7 @@ def backward(
         if cell == "gru-reset-before":
             states.append(gates[k].chunk(4, -1)[1] * before[k])
         seen = torch.cat([*states, features, torch.ones_like(features[..., :1])], -1)
-        found = weight_gradients(cell, d[k], seen.flatten(0, -2), features.shape[-1])
-        of_weights += [gradient.contiguous() for gradient in found]
+        of_weights += weight_gradients(cell, d[k], seen.flatten(0, -2), features.shape[-1])
     by_x = input_gradient(cell, d[0], weights[0]).view(x.shape) if needs_x else x.new_empty(0)
     by_gate = [by_weight_u.sum(0, keepdim=True)[:, : hidden.shape[-1]], by_bias_u.sum().reshape(1)]
     return [by_x, *of_weights, by_gate[0].contiguous(), by_gate[1], *initial, *scalars]
