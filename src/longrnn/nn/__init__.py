@@ -2,6 +2,7 @@
 
 from longrnn.nn.gilr import GILR
 from longrnn.nn.gilr_lstm import GILRLSTM
+from longrnn.nn.linear_surrogate import LinearSurrogate
 from longrnn.nn.min_gru import MinGRU
 from longrnn.nn.min_lstm import MinLSTM
 from longrnn.nn.parallel_gru import ParallelGRU
@@ -22,6 +23,7 @@ __all__ = [
     "GILRLSTM",
     "QRNN",
     "SRU",
+    "LinearSurrogate",
     "MinGRU",
     "MinLSTM",
     "ParallelGRU",

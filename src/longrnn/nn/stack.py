@@ -28,8 +28,8 @@ class RecurrentStack(nn.Module):
     more than one keep the last ones in their state.
     """
 
-    state_type: ClassVar[type | None] = None  # a NamedTuple; None where the state is one tensor
-    keeps_inputs: ClassVar[bool] = False  # the last field of the state is the past inputs
+    state_type: type | None = None  # a NamedTuple; None where the state is one tensor
+    keeps_inputs: bool = False  # the last field of the state is the past inputs
     scalars: ClassVar[tuple[str, ...]] = ()  # fields of the state with one number a sequence
     counters: ClassVar[tuple[str, ...]] = ()  # such fields with a whole number
     options: ClassVar[tuple[str, ...]] = ()  # attributes that `extra_repr` also shows
@@ -109,7 +109,7 @@ class RecurrentStack(nn.Module):
     def reset_parameters(self) -> None:
         """Draw weights with variance 1 / fan-in; biases are zero, or as the layer's options say."""
         biases = self._initial_biases()
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.named_parameters(recurse=False):
             kind = name.rsplit("_l", 1)[0]
             if parameter.ndim == 2:
                 bound = math.sqrt(3 / parameter.shape[1])
@@ -174,9 +174,9 @@ class RecurrentStack(nn.Module):
             lengths = lengths.to(x.device, torch.int64)
             if unbatched:
                 lengths = lengths.reshape(1)
-            inside = _inside(lengths, x, 0 if time_first else 1)
-            x = x.where(inside.unsqueeze(-1), 0.0)
-            along = {name: y.where(inside, 0) for name, y in along.items()}
+            valid = inside(lengths, x, 0 if time_first else 1)
+            x = x.where(valid.unsqueeze(-1), 0.0)
+            along = {name: y.where(valid, 0) for name, y in along.items()}
         elif cu_seqlens is not None:
             cu_seqlens = cu_seqlens.to(x.device, torch.int64)
         layout = {"lengths": lengths, "cu_seqlens": cu_seqlens, "batch_first": not time_first}
@@ -255,8 +255,7 @@ class RecurrentStack(nn.Module):
             if len(shape) == 2:
                 _checks.check_shape("input", x, "T m", (None, m))
             _checks.check_shape("input", x, layout, (None, None, m))
-        weight: Tensor = getattr(self, self._names[0][0])
-        _checks.check_fits("input", x, "the layer", weight)
+        self._check_fits(x)
         if cu_seqlens is not None:
             _checks.check_cu_seqlens("cu_seqlens", cu_seqlens, shape[0])
             return cu_seqlens.shape[0] - 1
@@ -268,6 +267,10 @@ class RecurrentStack(nn.Module):
         if lengths is not None:
             _checks.check_lengths("lengths", lengths, shape[batch], shape[time])
         return shape[batch]
+
+    def _check_fits(self, x: Tensor) -> None:
+        weight: Tensor = getattr(self, self._names[0][0])
+        _checks.check_fits("input", x, "the layer", weight)
 
     def _check_state(self, state: State, x: Tensor, rows: int, unbatched: bool) -> None:
         batch, letter = ((), "") if unbatched else ((rows,), "B ")
@@ -323,7 +326,7 @@ def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
     return type(state)(*members) if hasattr(state, "_fields") else tuple(members)
 
 
-def _inside(lengths: Tensor, x: Tensor, time: int) -> Tensor:
+def inside(lengths: Tensor, x: Tensor, time: int) -> Tensor:
     """Which steps lie within their sequence: 0 * nan would reach the weights' gradients."""
     steps = torch.arange(x.shape[time], device=x.device)
     return steps.unsqueeze(1 - time) < lengths.unsqueeze(time)
