@@ -5,6 +5,8 @@
 //   gates_backward(p, s, before, d)  d[k] = s * dc/dp[k], for the gates that enter c
 //   output(c, x, p)                  h; x is the highway
 //   output_backward(g, c, x, p, d, dx)   returns dc; fills d[k] for the gates that enter h only
+//
+// `Opened` makes of each a cell whose steps are taken in part.
 #pragma once
 
 #include "math.h"
@@ -188,6 +190,52 @@ struct MinLstm : Blend<3, 0, 2, Identity> {
     d[0] = by_logit * f_gate.shut;
     d[1] = -by_logit * i_gate.shut;
     d[2] = s * write;
+  }
+};
+
+struct Hold {
+  static constexpr int kGates = 1;
+  static constexpr bool kOutput = false, kHighway = false, kDelayed = false;
+
+  template <class V>
+  static void gates(const V* p, V& a, V& b) {
+    a = V{};
+    b = p[0];
+  }
+  template <class V>
+  static void gates_backward(const V*, V s, V, V* d) { d[0] = s; }
+  template <class V>
+  static V output(V c, V, const V*) { return c; }
+  template <class V>
+  static V output_backward(V g, V, V, const V*, V*, V&) { return g; }
+};
+
+// A cell of which each step is taken to a share k, between 0 and 1. A step of k = 0 keeps the
+// state to the bit: what is no number there counts as 0.
+template <class Base>
+struct Opened : Base {
+  template <class V>
+  static void look(V* p, V k) {
+    for (int g = 0; g < Base::kGates; g++) {
+      const auto finite = p[g] - p[g] == 0, open = k != 0;
+      p[g] = finite | open ? p[g] : V{};
+    }
+  }
+  template <class V>
+  static void gates(V* p, V k, V& a, V& b) {
+    look(p, k);
+    Base::gates(p, a, b);
+    a += (1 - k) * (1 - a);
+    b *= k;
+  }
+  // Fills d as Base does and returns the gradient of k.
+  template <class V>
+  static V gates_backward(V* p, V k, V s, V before, V* d) {
+    look(p, k);
+    V a, b;
+    Base::gates(p, a, b);
+    Base::gates_backward(p, k * s, before, d);
+    return s * (b + (a - 1) * before);
   }
 };
 

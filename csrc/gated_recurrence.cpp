@@ -9,6 +9,11 @@
 namespace longrnn {
 namespace {
 
+template <class Cell>
+constexpr bool kOpened = false;
+template <class Base>
+constexpr bool kOpened<Opened<Base>> = true;
+
 // One vector of each gate; the gates of a row lie n apart.
 template <class Stored, class V, int G>
 void load_gates(const Stored* p, int64_t n, int64_t count, V (&gate)[G]) {
@@ -26,7 +31,7 @@ struct GatedForward {
 
   const Shape& shape;
   Rows rows;
-  const Stored *gates, *highway, *initial;
+  const Stored *gates, *highway, *openness, *initial;
   Stored *output, *states, *last;
 
   void start(const Task& task, T* carry) const {
@@ -37,17 +42,23 @@ struct GatedForward {
   ForwardTile<T> load(const Task& task, int64_t begin, int64_t count, T* scratch) const {
     const int64_t n = shape.inner, width = task.width, size = count * width;
     for (int64_t r = 0; r < count; r++) {
-      const Stored* p = gates + rows.at(task, begin + r) * G * n + task.channel;
+      const int64_t at = rows.at(task, begin + r);
+      const Stored* p = gates + at * G * n + task.channel;
+      const Stored* k = kOpened<Cell> ? openness + at * n + task.channel : nullptr;
       T *a = scratch + r * width, *b = a + size;
       for (int64_t c = 0; c < width; c += kLanes<T>) {
         V gate[G], decay, impulse;
         load_gates(p + c, n, width - c, gate);
-        Cell::gates(gate, decay, impulse);
+        if constexpr (kOpened<Cell>)
+          Cell::gates(gate, load_some<T>(k + c, width - c), decay, impulse);
+        else
+          Cell::gates(gate, decay, impulse);
         store_some<T>(a + c, decay, width - c);
         store_some<T>(b + c, impulse, width - c);
       }
     }
-    return {count, width, scratch, width, scratch + size, width, scratch + 2 * size, width};
+    return {count, width, scratch, width, scratch + size, width, scratch + 2 * size, width,
+            kOpened<Cell>};
   }
 
   void finish_tile(const Task& task, int64_t begin, ForwardTile<T> tile, T* carry) const {
@@ -108,9 +119,9 @@ struct GatedBackward {
 
   const Shape& shape;
   Rows rows;
-  const Stored *grad_output, *grad_last, *gates, *highway, *initial;
+  const Stored *grad_output, *grad_last, *gates, *highway, *openness, *initial;
   const Stored* states;  // c at every step; of a delayed cell, c before every step
-  Stored *grad_gates, *grad_highway, *grad_initial;
+  Stored *grad_gates, *grad_highway, *grad_openness, *grad_initial;
 
   void start(const Task& task, T* carry) const {
     const Stored* from =
@@ -125,17 +136,21 @@ struct GatedBackward {
       const Stored* p = gates + at * G * n + task.channel;
       const Stored* x = Cell::kHighway ? highway + at * n + task.channel : nullptr;
       const Stored* state = states + at * n + task.channel;
+      const Stored* k = kOpened<Cell> ? openness + at * n + task.channel : nullptr;
       const Stored* g = incoming(task, begin + r);
       T *a = scratch + r * width, *y = a + size;
       for (int64_t c = 0; c < width; c += kLanes<T>) {
         const int64_t left = width - c;
         V gate[G], unused[G], decay, impulse, beside = {}, grad_x, through = {};
         load_gates(p + c, n, left, gate);
-        Cell::gates(gate, decay, impulse);
         if (Cell::kHighway) beside = load_some<T>(x + c, left);
         if (g)
           through = Cell::output_backward(load_some<T>(g + c, left), load_some<T>(state + c, left),
                                           beside, gate, unused, grad_x);
+        if constexpr (kOpened<Cell>)
+          Cell::gates(gate, load_some<T>(k + c, left), decay, impulse);
+        else
+          Cell::gates(gate, decay, impulse);
         store_some<T>(a + c, decay, left);
         store_some<T>(y + c, through, left);
       }
@@ -173,6 +188,7 @@ struct GatedBackward {
       const Stored *before = state_before(task, begin + r), *state = states + at * n + task.channel;
       Stored* grad = grad_gates + at * G * n + task.channel;
       Stored* grad_x = Cell::kHighway ? grad_highway + at * n + task.channel : nullptr;
+      const int64_t own = at * n + task.channel;
       const T* s = tile.s + r * width;
       for (int64_t c = 0; c < width; c += kLanes<T>) {
         const int64_t left = width - c;
@@ -181,7 +197,14 @@ struct GatedBackward {
         if (Cell::kHighway) beside = load_some<T>(x + c, left);
         if (g) grad_h = load_some<T>(g + c, left);
         Cell::output_backward(grad_h, load_some<T>(state + c, left), beside, gate, d, dx);
-        Cell::gates_backward(gate, load_some<T>(s + c, left), load_some<T>(before + c, left), d);
+        const V to_state = load_some<T>(s + c, left), old = load_some<T>(before + c, left);
+        if constexpr (kOpened<Cell>) {
+          const V k = load_some<T>(openness + own + c, left);
+          store_some<T>(grad_openness + own + c, Cell::gates_backward(gate, k, to_state, old, d),
+                        left);
+        } else {
+          Cell::gates_backward(gate, to_state, old, d);
+        }
         for (int k = 0; k < G; k++) store_some<T>(grad + k * n + c, d[k], left);
         if (Cell::kHighway) store_some<T>(grad_x + c, dx, left);
       }
@@ -202,6 +225,7 @@ struct GatedBackward {
       for (int k = 0; k < G; k++)
         fill_zero(grad_gates + (at * G + k) * n + task.channel, task.width);
       if (Cell::kHighway) fill_zero(grad_highway + at * n + task.channel, task.width);
+      if (kOpened<Cell>) fill_zero(grad_openness + at * n + task.channel, task.width);
     }
   }
 };
@@ -223,12 +247,30 @@ void with_cell(int cell, const Call& call) {
     case 11: return call(StronglyTypedLstm());
     case 12: return call(MinGru());
     case 13: return call(MinLstm());
+    case 14: return call(Hold());
     default: __builtin_trap();
   }
 }
 
+template <class Call>
+void with_cell(int cell, bool opened, const Call& call) {
+  with_cell(cell, [&](auto whole) {
+    if (opened) return call(Opened<decltype(whole)>());
+    call(whole);
+  });
+}
+
 // Gates are arithmetic more than memory: smaller tiles than a bare recurrence, and threads sooner.
 constexpr Grain kGatedGrain{1 << 10, 2 << 10, 16 << 10, 1 << 14};
+// Threads share the units of a row and never time, whose seams a kept state would not cross as
+// it is; so pieces of a row are narrower.
+constexpr Grain kOpenedGrain{1 << 8, 2 << 10, 16 << 10, 1 << 14};
+
+template <class T>
+Plan make_gated_plan(const Shape& shape, bool opened, int threads) {
+  return opened ? make_plan<T>(shape, kSerial, threads, kOpenedGrain)
+                : make_plan<T>(shape, kAuto, threads, kGatedGrain);
+}
 
 }  // namespace
 }  // namespace longrnn
@@ -238,18 +280,19 @@ using namespace longrnn;
 EXPORT void longrnn_gated_recurrence_forward(
     int dtype, int cell, int64_t batch, int64_t T, int64_t n, const int64_t* cu_seqlens,
     int64_t sequences, const int64_t* lengths, int batch_first, int reverse, int threads,
-    const void* gates, const void* highway, const void* initial, void* output, void* states,
-    void* last) {
+    const void* gates, const void* highway, const void* openness, const void* initial, void* output,
+    void* states, void* last) {
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
   with_floating(dtype, [&](auto stored) {
     using Stored = decltype(stored);
-    const Plan plan = make_plan<Compute<Stored>>(shape, kAuto, threads, kGatedGrain);
-    with_cell(cell, [&](auto definition) {
+    const Plan plan = make_gated_plan<Compute<Stored>>(shape, openness, threads);
+    with_cell(cell, openness, [&](auto definition) {
       const GatedForward<decltype(definition), Stored> job{
           shape,
           Rows(shape, batch_first),
           static_cast<const Stored*>(gates),
           static_cast<const Stored*>(highway),
+          static_cast<const Stored*>(openness),
           static_cast<const Stored*>(initial),
           static_cast<Stored*>(output),
           static_cast<Stored*>(states),
@@ -263,13 +306,13 @@ EXPORT void longrnn_gated_recurrence_backward(
     int dtype, int cell, int64_t batch, int64_t T, int64_t n, const int64_t* cu_seqlens,
     int64_t sequences, const int64_t* lengths, int batch_first, int reverse, int threads,
     const void* grad_output, const void* grad_last, const void* gates, const void* highway,
-    const void* initial, const void* states, void* grad_gates, void* grad_highway,
-    void* grad_initial) {
+    const void* openness, const void* initial, const void* states, void* grad_gates,
+    void* grad_highway, void* grad_openness, void* grad_initial) {
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
   with_floating(dtype, [&](auto stored) {
     using Stored = decltype(stored);
-    const Plan plan = make_plan<Compute<Stored>>(shape, kAuto, threads, kGatedGrain);
-    with_cell(cell, [&](auto definition) {
+    const Plan plan = make_gated_plan<Compute<Stored>>(shape, openness, threads);
+    with_cell(cell, openness, [&](auto definition) {
       const GatedBackward<decltype(definition), Stored> job{
           shape,
           Rows(shape, batch_first),
@@ -277,10 +320,12 @@ EXPORT void longrnn_gated_recurrence_backward(
           static_cast<const Stored*>(grad_last),
           static_cast<const Stored*>(gates),
           static_cast<const Stored*>(highway),
+          static_cast<const Stored*>(openness),
           static_cast<const Stored*>(initial),
           static_cast<const Stored*>(states),
           static_cast<Stored*>(grad_gates),
           static_cast<Stored*>(grad_highway),
+          static_cast<Stored*>(grad_openness),
           static_cast<Stored*>(grad_initial)};
       execute_job(plan, shape, job);
     });

@@ -27,6 +27,7 @@ struct ForwardTile {
   int64_t x_row;
   T* h;
   int64_t h_row;
+  bool singly = false;  // no step is composed with another: a decay of 1 keeps the state's bits
 };
 
 template <class T>
@@ -240,8 +241,8 @@ bool fits_few(int64_t rows, int64_t width) {
 template <class T, Store kStore, bool kProduct, bool kDown>
 void forward_in(const ForwardTile<T>& tile, T* carry, T* product) {
   if constexpr (kVectorised<T>) {
-    if (fits_few<T>(tile.rows, tile.width) && tile.a_row == tile.width && tile.x_row == tile.width &&
-        (kStore == Store::kNone || tile.h_row == tile.width))
+    if (fits_few<T>(tile.rows, tile.width) && !tile.singly && tile.a_row == tile.width &&
+        tile.x_row == tile.width && (kStore == Store::kNone || tile.h_row == tile.width))
       return forward_few<T, kStore, kProduct, kDown>(tile, carry, product);
   }
   for (int64_t i = 0; i < tile.rows; i++)

@@ -222,29 +222,34 @@ def test_compositions_are_associative(name, parts, suffix):
     np.testing.assert_allclose(left, compose(*x, *compose(*y, *z)), rtol=1e-12)
 
 
-def check_gated(cell, T, B, n, dim=0, reverse=False, lengths=None, ends=None, final_only=False):
+def check_gated(
+    cell, T, B, n, dim=0, reverse=False, lengths=None, ends=None, final_only=False, opened=False
+):
     packed = ends is not None
     lead = (T,) if packed else (T, B) if dim == 0 else (B, T)
     dtype = torch.float32
     gates, state = 2 * draw(*lead, CELLS[cell].gates * n), draw(7 if packed else B, n)
     highway = draw(*lead, n) if CELLS[cell].highway else None
+    openness = (torch.rand(*lead, n) * 1.6 - 0.3).clamp(0, 1) if opened else None
     y, final = None if final_only else draw(*lead, n), draw(*state.shape)
     lengths = None if lengths is None else torch.tensor(lengths)
 
-    def composed(*tensors):
-        x = tensors[1] if highway is not None else None
-        options = (lengths, ends, cell, dim, reverse)
-        out, _, last = gated_recurrence_plain(tensors[0], x, tensors[-1], *options)
+    def composed(z, *beside):
+        *beside, h0 = beside
+        x = beside.pop(0) if highway is not None else None
+        k = beside.pop(0) if opened else None
+        out, _, last = gated_recurrence_plain(z, x, k, h0, lengths, ends, cell, dim, reverse)
         return out, last
 
-    inputs = [v for v in (gates, highway, state) if v is not None]
+    inputs = present((gates, highway, openness, state))
     exact = value_and_grads(composed, [v.double() for v in inputs], [y, final])
     loop = value_and_grads(composed, [v.to(dtype) for v in inputs], [y, final])
 
-    z, x, h0, L, C, y, final = on_device(gates, highway, state, lengths, ends, y, final)
-    out, states, last = gated.forward(z, x, h0, L, C, cell, dim, reverse, True)
-    grads = gated.backward(y, final, z, x, h0, L, C, out, states, cell, dim, reverse)
-    ours = [out, last, *(grads if highway is not None else (grads[0], grads[2]))]
+    inputs = on_device(gates, highway, openness, state, lengths, ends)
+    y, final = on_device(y, final)
+    out, states, last = gated.forward(*inputs, cell, dim, reverse, True)
+    grads = gated.backward(y, final, *inputs, out, states, cell, dim, reverse)
+    ours = [out, last, *(g for g, x in zip(grads, inputs, strict=False) if x is not None)]
     for k, (o, r, e) in enumerate(zip(ours, loop, exact, strict=True)):
         # 16: the gradient of a gate is small beside the factors that it is the product of
         assert_as_accurate(o, r, e, (cell, k), roundings=16)
@@ -253,15 +258,27 @@ def check_gated(cell, T, B, n, dim=0, reverse=False, lengths=None, ends=None, fi
 @pytest.mark.parametrize("cell", CELLS)
 @DIRECTIONS
 def test_cells(cell, reverse, plans):
-    check_gated(cell, 19, 2, 3, 1, reverse, lengths=[19, 5])
+    check_gated(cell, 19, 2, 3, 1, reverse, lengths=[19, 5], opened=reverse)
     assert not INTERPRETED or all(p.chained and p.chunks > p.group for p in plans)
 
 
 @pytest.mark.parametrize("cell", ["surrogate", "sru-tanh", "gilr-tanh"])
 @DIRECTIONS
 def test_cells_over_sequences(cell, reverse):
-    check_gated(cell, 21, 1, 3, 0, reverse, ends=SEQUENCES)
+    check_gated(cell, 21, 1, 3, 0, reverse, ends=SEQUENCES, opened=not reverse)
     check_gated(cell, 9, 3, 2, 0, reverse, lengths=[0, 9, 4])
+
+
+def test_steps_that_are_shut_are_not_looked_at():
+    z, k, h0 = draw(21, 1, 6), torch.ones(21, 1, 3), draw(1, 3)
+    z[2:], k[2:] = torch.nan, 0
+    inputs = on_device(z, None, k, h0, None, None)
+    out, states, last = gated.forward(*inputs, "gilr-tanh", 0, False, True)
+    torch.testing.assert_close(last, out[1])
+    y, final = on_device(torch.zeros_like(k), torch.ones_like(h0))
+    grads = gated.backward(y, final, *inputs, out, states, "gilr-tanh", 0, False)
+    assert (grads[0][2:] == 0).all()
+    assert (grads[0][:2] != 0).all()
 
 
 @pytest.mark.parametrize("cell", ["surrogate", "lstm"])
@@ -282,9 +299,10 @@ def test_cells_without_steps(cell):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_cells_in_other_dtypes(dtype):
     z, h0 = draw(9, 2, 12).to(dtype), draw(2, 3).to(dtype)
-    out, _, last = gated.forward(*on_device(z, None, h0, None, None), "lstm", 0, False, False)
-    exact = gated_recurrence_plain(z.double(), None, h0.double(), None, None, "lstm", 0, False)
-    loop = gated_recurrence_plain(z, None, h0, None, None, "lstm", 0, False)
+    out, _, last = gated.forward(*on_device(z, None, None, h0, None, None), "lstm", 0, False, False)
+    run = (None, None, "lstm", 0, False)
+    exact = gated_recurrence_plain(z.double(), None, None, h0.double(), *run)
+    loop = gated_recurrence_plain(z, None, None, h0, *run)
     assert_as_accurate(out, loop[0], exact[0], "output")
     assert_as_accurate(last, loop[2], exact[2], "final")
 

@@ -133,8 +133,10 @@ def test_gated_kernels_compile(cell, dtype, ragged, compiled):
     x = y if CELLS[cell].highway else None
     ends = torch.tensor([0, T]) if ragged else None
     lengths = None if ragged else torch.full((B,), T)
-    out, states, _ = gpu.forward(z, x, h0, lengths, ends, cell, 0, ragged, True)
-    gpu.backward(y, h0, z, x, h0, lengths, ends, out, states, cell, 0, ragged)
+    for openness in (None, y):
+        inputs = (z, x, openness, h0, lengths, ends)
+        out, states, _ = gpu.forward(*inputs, cell, 0, ragged, True)
+        gpu.backward(y, h0, *inputs, out, states, cell, 0, ragged)
     assert_sound(compiled, True)
 
 

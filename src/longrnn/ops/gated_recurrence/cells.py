@@ -73,6 +73,8 @@ CELLS: dict[str, Cell] = {
     ),
     "min-gru": Cell(2, lambda z, h: (sigmoid(-z), sigmoid(z) * h)),
     "min-lstm": Cell(3, _min_lstm),
+    # The state is what comes in: with an openness, what came in while the unit was open.
+    "hold": Cell(1, lambda y: (torch.zeros_like(y), y)),
 }
 
 

@@ -13,6 +13,7 @@ _NUMBER = {name: i for i, name in enumerate(CELLS)}
 def forward(
     gates: Tensor,
     highway: Tensor | None,
+    openness: Tensor | None,
     initial_state: Tensor,
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
@@ -33,10 +34,12 @@ def forward(
     if not output.numel():
         return output, states, last.copy_(initial_state)
     highway = None if highway is None else highway.contiguous()
-    _native.function("gated_recurrence_forward", "iinnnpnpiiipppppp")(
+    openness = None if openness is None else openness.contiguous()
+    _native.function("gated_recurrence_forward", "iinnnpnpiiippppppp")(
         *_common(gates, cell, lengths, cu_seqlens, dim, reverse),
         gates.data_ptr(),
         None if highway is None else highway.data_ptr(),
+        None if openness is None else openness.data_ptr(),
         initial_state.data_ptr(),
         output.data_ptr(),
         states.data_ptr() if states.numel() else None,
@@ -50,6 +53,7 @@ def backward(
     grad_final: Tensor | None,
     gates: Tensor,
     highway: Tensor | None,
+    openness: Tensor | None,
     initial_state: Tensor,
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
@@ -58,13 +62,16 @@ def backward(
     cell: str,
     dim: int,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of gates, highway (empty if None) and initial state, in one pass."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of gates, highway, openness (empty if None) and initial state."""
     gates, initial_state = gates.contiguous(), initial_state.contiguous()
     lengths = None if lengths is None else lengths.contiguous()
     cu_seqlens = None if cu_seqlens is None else cu_seqlens.contiguous()
     grad_gates = _native.empty(gates.shape, gates)
-    grad_highway = gates.new_empty(0) if highway is None else _native.empty(output.shape, gates)
+    grad_highway, grad_openness = (
+        gates.new_empty(0) if x is None else _native.empty(output.shape, gates)
+        for x in (highway, openness)
+    )
     grad_initial = torch.empty_like(initial_state)
     grad_output = None if grad_output is None else grad_output.contiguous()
     grad_final = None if grad_final is None else grad_final.contiguous()
@@ -73,21 +80,24 @@ def backward(
             grad_initial.zero_()
         else:
             grad_initial.copy_(grad_final)
-        return grad_gates, grad_highway, grad_initial
+        return grad_gates, grad_highway, grad_openness, grad_initial
     highway = None if highway is None else highway.contiguous()
-    _native.function("gated_recurrence_backward", "iinnnpnpiiippppppppp")(
+    openness = None if openness is None else openness.contiguous()
+    _native.function("gated_recurrence_backward", "iinnnpnpiiippppppppppp")(
         *_common(gates, cell, lengths, cu_seqlens, dim, reverse),
         None if grad_output is None else grad_output.data_ptr(),
         None if grad_final is None else grad_final.data_ptr(),
         gates.data_ptr(),
         None if highway is None else highway.data_ptr(),
+        None if openness is None else openness.data_ptr(),
         initial_state.data_ptr(),
         (states if states.numel() else output).data_ptr(),
         grad_gates.data_ptr(),
         grad_highway.data_ptr(),
+        grad_openness.data_ptr(),
         grad_initial.data_ptr(),
     )
-    return grad_gates, grad_highway, grad_initial
+    return grad_gates, grad_highway, grad_openness, grad_initial
 
 
 def _common(

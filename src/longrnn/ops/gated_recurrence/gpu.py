@@ -18,6 +18,7 @@ from longrnn.ops.gated_recurrence.cells import CELLS, allocate
 def forward(
     gates: Tensor,
     highway: Tensor | None,
+    openness: Tensor | None,
     initial_state: Tensor,
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
@@ -38,11 +39,12 @@ def forward(
     kept = states if states.numel() else None
     with torch.cuda.device_of(gates):
         _forward_kernel[plan.grid()](
-            *(gates, highway, initial_state, output, kept, last, lengths),
+            *(gates, highway, openness, initial_state, output, kept, last, lengths),
             *memory,
             *(T, B * n, n, plan.chunks, plan.blocks),
             *_strides(gates, cu_seqlens, dim),
             *_strides(highway, cu_seqlens, dim),
+            *_strides(openness, cu_seqlens, dim),
             *_strides(output, cu_seqlens, dim)[:2],
             *initial_state.stride(),
             GATES=CELLS[cell].gates,
@@ -59,6 +61,7 @@ def backward(
     grad_final: Tensor | None,
     gates: Tensor,
     highway: Tensor | None,
+    openness: Tensor | None,
     initial_state: Tensor,
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
@@ -67,31 +70,37 @@ def backward(
     cell: str,
     dim: int,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of gates, highway and initial state."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of gates, highway, openness and initial state."""
     grad_gates = gates.new_empty(gates.shape)
-    grad_highway = gates.new_empty(0) if highway is None else highway.new_empty(highway.shape)
+    grad_highway, grad_openness = (
+        gates.new_empty(0 if x is None else x.shape) for x in (highway, openness)
+    )
     grad_initial = initial_state.new_empty(initial_state.shape)
     if cu_seqlens is not None or not output.numel():
         # What no step writes: sequences without one hand their final state's gradient on.
         grad_initial.zero_() if grad_final is None else grad_initial.copy_(grad_final)
     if not output.numel():
-        return grad_gates, grad_highway, grad_initial
+        return grad_gates, grad_highway, grad_openness, grad_initial
     B, T, n = _sizes(output, cu_seqlens, dim)
-    output = output.contiguous()  # so that its strides are those of the highway's gradient
+    output = output.contiguous()  # its strides are those of the highway's gradient, and openness's
     plan = shared.plan("gated_backward", T, B, n, gates, "auto")
     memory = shared.scratch(plan, T, B * n, cu_seqlens, gates, reverse)
     # The state before a step is the state after the one before, or what "surrogate" puts out.
     before = states if states.numel() else output
     with torch.cuda.device_of(gates):
         _backward_kernel[plan.grid()](
-            *(grad_output, grad_final, gates, highway, initial_state, before, lengths),
-            *(grad_gates, None if highway is None else grad_highway, grad_initial),
+            *(grad_output, grad_final, gates, highway, openness, initial_state, before, lengths),
+            grad_gates,
+            None if highway is None else grad_highway,
+            None if openness is None else grad_openness,
+            grad_initial,
             *memory,
             *(T, B * n, n, plan.chunks, plan.blocks),
             *_strides(grad_output, cu_seqlens, dim),
             *_strides(gates, cu_seqlens, dim),
             *_strides(highway, cu_seqlens, dim),
+            *_strides(openness, cu_seqlens, dim),
             *_strides(before, cu_seqlens, dim),
             *_strides(grad_gates, cu_seqlens, dim)[:2],
             *_strides(output, cu_seqlens, dim)[:2],
@@ -103,7 +112,7 @@ def backward(
             BACKWARDS=not reverse,
             **plan.options(),
         )
-    return grad_gates, grad_highway, grad_initial
+    return grad_gates, grad_highway, grad_openness, grad_initial
 
 
 def _sizes(output: Tensor, cu_seqlens: Tensor | None, dim: int) -> tuple[int, int, int]:
@@ -180,10 +189,24 @@ def _recurrence(z0, z1, z2, z3, CELL: tl.constexpr):
     ):  # z f (r | o)
         decay, write = sigmoids(z1)
         candidate = z0
+    elif CELL == "hold":
+        decay = tl.zeros_like(z0)
+        write = decay + 1.0
+        candidate = z0
     else:  # the GILR cells: g i
         decay, write = sigmoids(z0)
         candidate = _activate(z1, CELL)
     return decay, write, candidate
+
+
+@triton.jit
+def _looked_at(z0, z1, z2, z3, k):
+    """The pre-activations, but for those of shut steps that are no numbers, which count as 0."""
+    z0 = tl.where((k != 0) | (z0 - z0 == 0), z0, 0.0)
+    z1 = tl.where((k != 0) | (z1 - z1 == 0), z1, 0.0)
+    z2 = tl.where((k != 0) | (z2 - z2 == 0), z2, 0.0)
+    z3 = tl.where((k != 0) | (z3 - z3 == 0), z3, 0.0)
+    return z0, z1, z2, z3
 
 
 @triton.jit
@@ -211,6 +234,8 @@ def _recurrence_slopes(s, before, decay, write, candidate, z0, z1, z2, z3, CELL:
     elif CELL == "min-gru":
         g0 = -gated
         g1 = s * write
+    elif CELL == "hold":
+        g0 = s
     elif CELL == "qrnn":
         g0 = s * write * (1.0 - candidate * candidate)
         g1 = gated
@@ -287,7 +312,9 @@ def _output_slopes(g, c, x, z2, z3, CELL: tl.constexpr):
 def _load_gates(ptr, offset, gate_stride, mask, GATES: tl.constexpr, CARRY: tl.constexpr):
     """The pre-activations of a tile; those that a cell lacks repeat one that it has."""
     z0 = load_real(ptr, offset, mask, CARRY)
-    z1 = load_real(ptr, offset + gate_stride, mask, CARRY)
+    z1 = z0
+    if GATES > 1:
+        z1 = load_real(ptr, offset + gate_stride, mask, CARRY)
     z2 = z1
     z3 = z1
     if GATES > 2:
@@ -313,6 +340,7 @@ def _edge(mark_ptr, t, T, EARLIEST: tl.constexpr):
 def _forward_kernel(
     z_ptr,
     x_ptr,
+    k_ptr,
     h0_ptr,
     y_ptr,
     c_ptr,
@@ -334,6 +362,9 @@ def _forward_kernel(
     x_outer,
     x_time,
     x_unit,
+    k_outer,
+    k_time,
+    k_unit,
     y_outer,
     y_time,
     h0_outer,
@@ -368,7 +399,15 @@ def _forward_kernel(
         valid = (t < length) & live
         at = b * z_outer + t * z_time + i * z_unit
         z0, z1, z2, z3 = _load_gates(z_ptr, at, units * z_unit, valid, GATES, CARRY)
-        decay, write, candidate = _recurrence(z0, z1, z2, z3, CELL)
+        k = 1.0
+        r0, r1, r2, r3 = z0, z1, z2, z3
+        if k_ptr is not None:
+            k = load_real(k_ptr, b * k_outer + t * k_time + i * k_unit, valid, CARRY)
+            r0, r1, r2, r3 = _looked_at(z0, z1, z2, z3, k)
+        decay, write, candidate = _recurrence(r0, r1, r2, r3, CELL)
+        if k_ptr is not None:
+            decay += (1.0 - k) * (1.0 - decay)
+            write *= k
         # Steps that are not there, or padded, keep the state.
         ar = tl.where(valid, decay, 1.0)
         br = tl.where(valid, write * candidate, 0.0)
@@ -415,11 +454,13 @@ def _backward_kernel(
     grad_final_ptr,
     z_ptr,
     x_ptr,
+    k_ptr,
     h0_ptr,
     before_ptr,
     lengths_ptr,
     grad_z_ptr,
     grad_x_ptr,
+    grad_k_ptr,
     grad_h0_ptr,
     ticket_ptr,
     maps_ptr,
@@ -440,13 +481,16 @@ def _backward_kernel(
     x_outer,
     x_time,
     x_unit,
+    k_outer,
+    k_time,
+    k_unit,
     before_outer,
     before_time,
     before_unit,
     grad_z_outer,
     grad_z_time,
-    grad_x_outer,
-    grad_x_time,
+    grad_y_outer,
+    grad_y_time,
     grad_final_outer,
     grad_final_unit,
     h0_outer,
@@ -492,12 +536,24 @@ def _backward_kernel(
 
         at = b * z_outer + t * z_time + i * z_unit
         z0, z1, z2, z3 = _load_gates(z_ptr, at, units * z_unit, valid, GATES, CARRY)
-        decay, write, candidate = _recurrence(z0, z1, z2, z3, CELL)
+        k = 1.0
+        r0, r1, r2, r3 = z0, z1, z2, z3
+        if k_ptr is not None:
+            k = load_real(k_ptr, b * k_outer + t * k_time + i * k_unit, valid, CARRY)
+            r0, r1, r2, r3 = _looked_at(z0, z1, z2, z3, k)
+        decay, write, candidate = _recurrence(r0, r1, r2, r3, CELL)
         # Only what the decay is made of is loaded: the compiler drops the rest.
         a0, a1, a2, a3 = _load_gates(
             z_ptr, at + AFTER * z_time, units * z_unit, valid_after, GATES, CARRY
         )
-        decay_after, _w, _c = _recurrence(a0, a1, a2, a3, CELL)
+        if k_ptr is None:
+            decay_after, _w, _c = _recurrence(a0, a1, a2, a3, CELL)
+        else:
+            k_at = b * k_outer + (t + AFTER) * k_time + i * k_unit
+            k_after = load_real(k_ptr, k_at, valid_after, CARRY)
+            a0, a1, a2, a3 = _looked_at(a0, a1, a2, a3, k_after)
+            decay_after, _w, _c = _recurrence(a0, a1, a2, a3, CELL)
+            decay_after += (1.0 - k_after) * (1.0 - decay_after)
         decay_after = tl.where(valid_after, decay_after, 1.0)
 
         y_at = b * y_outer + t * y_time + i * y_unit
@@ -525,6 +581,8 @@ def _backward_kernel(
             if x_ptr is not None:
                 x = load_real(x_ptr, b * x_outer + t * x_time + i * x_unit, valid, CARRY)
             state = decay * before + write * candidate
+            if k_ptr is not None:
+                state = before + k * (state - before)
             d, to_gate, to_x = _output_slopes(y, state, x, z2, z3, CELL)
             d = tl.where(valid, d, 0.0)
         if first_ptr is not None:
@@ -544,7 +602,7 @@ def _backward_kernel(
         s, _s = apply_tile(a, a, s, s, er, er, fr, fr, g, g, False)
 
         g0, g1, g2, g3 = _recurrence_slopes(
-            s, before, decay, write, candidate, z0, z1, z2, z3, CELL
+            s * k, before, decay, write, candidate, r0, r1, r2, r3, CELL
         )
         if CELL == "lstm":
             g3 = to_gate
@@ -552,14 +610,20 @@ def _backward_kernel(
             g2 = to_gate
         at = b * grad_z_outer + t * grad_z_time + i
         store_real(grad_z_ptr, at, tl.where(valid, g0, 0.0), live)
-        store_real(grad_z_ptr, at + units, tl.where(valid, g1, 0.0), live)
+        if GATES > 1:
+            store_real(grad_z_ptr, at + units, tl.where(valid, g1, 0.0), live)
         if GATES > 2:
             store_real(grad_z_ptr, at + 2 * units, tl.where(valid, g2, 0.0), live)
         if GATES > 3:
             store_real(grad_z_ptr, at + 3 * units, tl.where(valid, g3, 0.0), live)
         if x_ptr is not None:
-            at = b * grad_x_outer + t * grad_x_time + i
+            at = b * grad_y_outer + t * grad_y_time + i
             store_real(grad_x_ptr, at, tl.where(valid, to_x, 0.0), live)
+        if k_ptr is not None:
+            to_k = s * (write * candidate + (decay - 1.0) * before)
+            at = b * grad_y_outer + t * grad_y_time + i
+            store_real(grad_k_ptr, at, tl.where(valid, to_k, 0.0), live)
+            decay += (1.0 - k) * (1.0 - decay)
         into = tl.where(valid, decay, 1.0) * s
         if CELL == "surrogate":
             into += y

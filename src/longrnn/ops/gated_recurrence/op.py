@@ -6,6 +6,9 @@ Every layer that is linear in its state computes
 
 and differs only in the cell (`cells.py`). Doing the three in one kernel moves each big tensor
 once: pre-activations in, outputs and states out. The gradient recomputes the gates.
+
+A step can be taken in part: with an openness $k_t$ the recurrence is
+$c_t = (1 - k_t) c_{t-1} + k_t (a_t c_{t-1} + b_t)$, which is linear in the state as well.
 """
 
 from collections.abc import Sequence
@@ -27,6 +30,7 @@ def gated_recurrence(
     cell: str,
     *,
     highway: Tensor | None = None,
+    openness: Tensor | None = None,
     lengths: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     batch_first: bool = False,
@@ -39,6 +43,8 @@ def gated_recurrence(
         initial_state: The state before the first step.
         cell: A name in `CELLS`.
         highway: What the cells "sru-*" pass around the recurrence.
+        openness: To what share each unit takes each step, for any cell: 1 is the step as it is, 0
+            keeps the state. Where it is 0, pre-activations that are no numbers do no harm to it.
         lengths: Valid steps of each sequence; outputs past them are 0.
         cu_seqlens: Ends of sequences that lie end to end; see `linear_recurrence`.
         batch_first: Whether `gates` and the output are (B, T, ...).
@@ -47,12 +53,13 @@ def gated_recurrence(
     Shape:
         - gates: (T, B, G * n), or (B, T, G * n) with `batch_first`, or (T, G * n) with `cu_seqlens`
         - initial_state: (B, n), or (N, n) with `cu_seqlens`
-        - highway: as the output
+        - highway, openness: as the output
         - returns: output (T, B, n) laid out as `gates`, and final state as `initial_state`
 
     Returns:
         The output at every step, and the state after each sequence's last step. Both have the
-        dtype of `gates`; the state is carried in at least float32.
+        dtype of `gates`; the state is carried in at least float32. A state that is kept is so to
+        the bit by the CPU kernel, and to rounding where a scan composes steps.
 
     Raises:
         ValueError: If a shape, dtype or value is not as above.
@@ -65,39 +72,43 @@ def gated_recurrence(
         >>> output, state = gated_recurrence(gates, torch.ones(1, 1), "gilr-tanh")
         >>> output.flatten().tolist(), state.tolist()
         ([0.5, 0.25, 0.125], [[0.125]])
+        >>> openness = torch.tensor([1.0, 0.0, 0.5]).view(3, 1, 1)
+        >>> output, _ = gated_recurrence(gates, torch.ones(1, 1), "gilr-tanh", openness=openness)
+        >>> output.flatten().tolist()
+        [0.5, 0.5, 0.375]
     """
     dim = 1 if batch_first and cu_seqlens is None else 0
-    _check(gates, initial_state, cell, highway, lengths, cu_seqlens, dim)
+    _check(gates, initial_state, cell, highway, openness, lengths, cu_seqlens, dim)
     initial_state = initial_state.to(gates.dtype)
     highway = None if highway is None else highway.to(gates.dtype)
+    openness = None if openness is None else openness.to(gates.dtype)
     lengths = None if lengths is None else lengths.long().contiguous()
     cu_seqlens = None if cu_seqlens is None else cu_seqlens.long().contiguous()
-    keep = torch.is_grad_enabled() and (
-        gates.requires_grad
-        or initial_state.requires_grad
-        or (highway is not None and highway.requires_grad)
+    keep = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (gates, initial_state, highway, openness)
     )
     if transforms_active() or not _has_kernel(gates.device):
         output, _, last = gated_recurrence_plain(
-            gates, highway, initial_state, lengths, cu_seqlens, cell, dim, reverse
+            gates, highway, openness, initial_state, lengths, cu_seqlens, cell, dim, reverse
         )
         return output, last
     output, _, last = torch.ops.longrnn.gated_recurrence(
-        gates, highway, initial_state, lengths, cu_seqlens, cell, dim, reverse, keep
+        gates, highway, openness, initial_state, lengths, cu_seqlens, cell, dim, reverse, keep
     )
     return output, last
 
 
 torch.library.define(
     "longrnn::gated_recurrence",
-    "(Tensor gates, Tensor? highway, Tensor initial_state, Tensor? lengths, Tensor? cu_seqlens, "
-    "str cell, int dim, bool reverse, bool keep_states) -> (Tensor, Tensor, Tensor)",
+    "(Tensor gates, Tensor? highway, Tensor? openness, Tensor initial_state, Tensor? lengths, "
+    "Tensor? cu_seqlens, str cell, int dim, bool reverse, bool keep_states) "
+    "-> (Tensor, Tensor, Tensor)",
 )
 torch.library.define(
     "longrnn::gated_recurrence_backward",
-    "(Tensor? grad_output, Tensor? grad_final, Tensor gates, Tensor? highway, "
+    "(Tensor? grad_output, Tensor? grad_final, Tensor gates, Tensor? highway, Tensor? openness, "
     "Tensor initial_state, Tensor? lengths, Tensor? cu_seqlens, Tensor output, Tensor states, "
-    "str cell, int dim, bool reverse) -> (Tensor, Tensor, Tensor)",
+    "str cell, int dim, bool reverse) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -106,6 +117,7 @@ def _check(
     initial_state: Tensor,
     cell: str,
     highway: Tensor | None,
+    openness: Tensor | None,
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
     dim: int,
@@ -126,8 +138,9 @@ def _check(
         _checks.check_integers("lengths", lengths, "B", rows)
     if (highway is not None) != CELLS[cell].highway:
         raise ValueError(f"highway must be given for the cells sru-* and no others, got {cell}")
-    if highway is not None and highway.shape != (*gates.shape[:-1], features // count):
-        raise ValueError(f"highway must have the output's shape, got {tuple(highway.shape)}")
+    for name, x in (("highway", highway), ("openness", openness)):
+        if x is not None and x.shape != (*gates.shape[:-1], features // count):
+            raise ValueError(f"{name} must have the output's shape, got {tuple(x.shape)}")
 
 
 def _has_kernel(device: torch.device) -> bool:
@@ -140,7 +153,7 @@ def _has_kernel(device: torch.device) -> bool:
 def _forward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     if _native.available():
         return cpu.forward(*arguments)
-    gates, _, initial_state, _, _, cell, *_, keep = arguments
+    gates, _, _, initial_state, _, _, cell, *_, keep = arguments
     fresh = allocate(gates, initial_state, cell, keep)
     for tensor, values in zip(fresh, gated_recurrence_plain(*arguments[:-1]), strict=True):
         if tensor.numel():
@@ -149,7 +162,7 @@ def _forward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.library.impl("longrnn::gated_recurrence_backward", "CPU")
-def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return cpu.backward(*arguments)
 
 
@@ -161,42 +174,43 @@ def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.library.impl("longrnn::gated_recurrence_backward", "CUDA")
-def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from longrnn.ops.gated_recurrence import gpu
 
     return gpu.backward(*arguments)
 
 
 def _differentiate_plain(
-    inputs: list[Tensor],
+    inputs: Sequence[Tensor | None],
     grads: Sequence[Tensor | None],
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
     options: tuple[Any, ...],
     *,
     create_graph: bool,
-) -> tuple[Tensor, ...]:
-    """Gradients of the plain form by `inputs`: gates, highway if any, initial state."""
-    highway = inputs[1] if len(inputs) == 3 else None
+) -> list[Tensor | None]:
+    """Gradients of the plain form by `inputs`: gates, highway, openness, initial state."""
     with torch.enable_grad():
-        output, _, last = gated_recurrence_plain(
-            inputs[0], highway, inputs[-1], lengths, cu_seqlens, *options
-        )
+        output, _, last = gated_recurrence_plain(*inputs, lengths, cu_seqlens, *options)
         pairs = [(y, g) for y, g in zip((output, last), grads, strict=True) if g is not None]
-        return torch.autograd.grad(
-            [y for y, _ in pairs],
-            inputs,
-            [g for _, g in pairs],
-            create_graph=create_graph,
-            allow_unused=True,
-            materialize_grads=True,
+        found = iter(
+            torch.autograd.grad(
+                [y for y, _ in pairs],
+                [x for x in inputs if x is not None],
+                [g for _, g in pairs],
+                create_graph=create_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
         )
+    return [None if x is None else next(found) for x in inputs]
 
 
 @torch.library.register_fake("longrnn::gated_recurrence")
 def _forward_fake(
     gates: Tensor,
     highway: Tensor | None,
+    openness: Tensor | None,
     initial_state: Tensor,
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
@@ -212,13 +226,9 @@ def _forward_fake(
 def _backward_fake(
     grad_output: Tensor | None,
     grad_final: Tensor | None,
-    gates: Tensor,
-    highway: Tensor | None,
-    initial_state: Tensor,
-    *_: Any,
+    *tensors: Any,
 ) -> tuple[Tensor, ...]:
-    grad_highway = gates.new_empty(0) if highway is None else highway.new_empty(highway.shape)
-    return gates.new_empty(gates.shape), grad_highway, initial_state.new_empty(initial_state.shape)
+    return tuple(tensors[0].new_empty(0 if x is None else x.shape) for x in tensors[:4])
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -234,16 +244,16 @@ def _differentiate_forward(
     saved = ctx.saved_tensors
     options = (ctx.cell, ctx.dim, ctx.reverse)
     if saved[0].device.type == "cpu" and not _native.available():  # compiled, without a kernel
-        inputs = [x.detach().requires_grad_() for x in saved[:3] if x is not None]
-        *firsts, last = _differentiate_plain(
-            inputs, (grad_output, grad_final), saved[3], saved[4], options, create_graph=False
+        inputs = [None if x is None else x.detach().requires_grad_() for x in saved[:4]]
+        firsts = _differentiate_plain(
+            inputs, (grad_output, grad_final), saved[4], saved[5], options, create_graph=False
         )
-        return firsts[0], firsts[1] if len(firsts) == 2 else None, last, *(None,) * 6
+        return *firsts, *(None,) * 6
     if CELLS[ctx.cell].output is not None and not saved[-1].numel() and saved[-2].numel():
         raise RuntimeError("keep_states must be True where a gradient is asked for")
     grads = torch.ops.longrnn.gated_recurrence_backward(grad_output, grad_final, *saved, *options)
-    grad_highway = None if saved[1] is None else grads[1]
-    return grads[0], grad_highway, grads[2], *(None,) * 6
+    found = (None if x is None else g for x, g in zip(saved[:4], grads, strict=True))
+    return *found, *(None,) * 6
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -255,11 +265,13 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _differentiate_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     """The second derivative, taken through the plain form."""
-    grad_output, grad_final, gates, highway, initial_state, lengths, cu_seqlens = ctx.saved_tensors
-    inputs = [x for x in (gates, highway, initial_state) if x is not None]
+    grad_output, grad_final, *given, lengths, cu_seqlens = ctx.saved_tensors
     with torch.enable_grad():
         # Fresh aliases, so that a gradient can be asked for each of them whatever their history.
-        inputs = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        inputs = [
+            x if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            for x in given
+        ]
         incoming = [
             g if g is None or g.requires_grad else g.detach().requires_grad_()
             for g in (grad_output, grad_final)
@@ -267,8 +279,9 @@ def _differentiate_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tenso
         firsts = _differentiate_plain(
             inputs, incoming, lengths, cu_seqlens, ctx.options, create_graph=True
         )
-    wanted = cotangents if highway is not None else (cotangents[0], cotangents[2])
-    pairs = [(y, g) for y, g in zip(firsts, wanted, strict=True) if g is not None]
+    pairs = [
+        (y, g) for y, g in zip(firsts, cotangents, strict=True) if y is not None and g is not None
+    ]
     targets = [x for x in (*incoming, *inputs) if x is not None]
     seconds = iter(
         torch.autograd.grad(
@@ -279,7 +292,7 @@ def _differentiate_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tenso
             allow_unused=True,
         )
     )
-    given = (grad_output, grad_final, gates, highway, initial_state)
+    given = [grad_output, grad_final, *given]
     return *(None if x is None else next(seconds) for x in given), *(None,) * 7
 
 

@@ -14,6 +14,7 @@ from longrnn.ops.linear_recurrence.plain import final, previous
 def gated_recurrence_plain(
     gates: Tensor,
     highway: Tensor | None,
+    openness: Tensor | None,
     initial_state: Tensor,
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
@@ -24,14 +25,20 @@ def gated_recurrence_plain(
     """Return output, every state, and the final state; see `op.py` for the arguments."""
     dtype = gates.dtype
     if dtype in (torch.float16, torch.bfloat16):
-        highway = None if highway is None else highway.float()
+        beside = (None if x is None else x.float() for x in (highway, openness))
         wide = gated_recurrence_plain(
-            gates.float(), highway, initial_state.float(), lengths, cu_seqlens, cell, dim, reverse
+            gates.float(), *beside, initial_state.float(), lengths, cu_seqlens, cell, dim, reverse
         )
         return wide[0].to(dtype), wide[1].to(dtype), wide[2].to(dtype)
     definition = CELLS[cell]
     parts = gates.chunk(definition.gates, -1)
-    decays, impulses = definition.recurrence(*parts)
+    if openness is None:
+        decays, impulses = definition.recurrence(*parts)
+    else:
+        counts = [p.where((openness != 0) | p.isfinite(), 0.0) for p in parts]
+        decays, impulses = definition.recurrence(*counts)
+        decays = decays + (1 - openness) * (1 - decays)
+        impulses = openness * impulses
     valid = None
     if lengths is not None:
         steps = torch.arange(gates.shape[dim], device=gates.device)
