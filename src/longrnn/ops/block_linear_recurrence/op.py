@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longrnn import _checks
-from longrnn.ops.block_linear_recurrence import plain
+from longrnn import _checks, _native
+from longrnn.ops.block_linear_recurrence import cpu, plain
 from longrnn.ops.block_linear_recurrence.transforms import BlockLinearRecurrence
+from longrnn.ops.linear_recurrence.op import linear_recurrence
 from longrnn.ops.linear_recurrence.plain import final, previous
 from longrnn.ops.linear_recurrence.transforms import transforms_active
 
@@ -113,10 +114,14 @@ def block_linear_recurrence(
             "impulses must be complex where transitions or initial_state are, "
             f"got {impulses.dtype}: pass impulses.to(torch.complex64)"
         )
+    transitions = transitions.expand(*shape, n)
+    if n == 1:
+        first = None if initial_state is None else initial_state.squeeze(-1)
+        numbers = transitions[..., 0, 0], impulses.squeeze(-1), first
+        return linear_recurrence(*numbers, dim=dim, reverse=reverse).unsqueeze(-1)
     run: Any = torch.ops.longrnn.block_linear_recurrence
     if transforms_active():
         run = BlockLinearRecurrence.apply
-    transitions = transitions.expand(*shape, n)
     return run(transitions.to(dtype), impulses.to(dtype), initial_state, dim, reverse)
 
 
@@ -129,6 +134,16 @@ torch.library.define(
     "(Tensor grad, Tensor transitions, Tensor states, Tensor? initial_state, int dim, "
     "bool reverse, bool need_transitions) -> (Tensor, Tensor, Tensor)",
 )
+
+
+@torch.library.impl("longrnn::block_linear_recurrence", "CPU")
+def _forward_cpu(*arguments: Any) -> Tensor:
+    return (cpu if _native.available() else plain).forward(*arguments)
+
+
+@torch.library.impl("longrnn::block_linear_recurrence_backward", "CPU")
+def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return (cpu if _native.available() else plain).backward(*arguments)
 
 
 @torch.library.impl("longrnn::block_linear_recurrence", "CompositeExplicitAutograd")

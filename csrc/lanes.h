@@ -1,0 +1,106 @@
+// Chains of numbers that lie anywhere in memory, side by side: vector k holds number k of every
+// chain, a chain a lane. Taking them apart and together again is a transposition in registers.
+#pragma once
+
+#include <utility>
+
+#include "vector.h"
+
+namespace longrnn {
+
+// Every second block of kBlock lanes: the even ones of `a` and `b`, or the odd ones.
+template <class T, int kBlock, bool kOdd, int... i>
+inline Vector<T> interleave(Vector<T> a, Vector<T> b, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(
+      a, b, (i & kBlock ? kLanes<T> + i - (kOdd ? 0 : kBlock) : i + (kOdd ? kBlock : 0))...);
+}
+template <class T, int kBlock, bool kOdd>
+inline Vector<T> interleave(Vector<T> a, Vector<T> b) {
+  return interleave<T, kBlock, kOdd>(a, b, std::make_integer_sequence<int, kLanes<T>>());
+}
+
+// Rows are chains with kCount numbers each, a power of two; afterwards the first kCount rows are
+// numbers, of all chains. Each stage swaps one bit of a number's row and lane.
+template <class T, int kCount, int kBlock = kLanes<T> / 2>
+inline void chains_to_numbers(Vector<T>* rows) {
+  if constexpr (kBlock > 0) {
+    constexpr int kRows = kBlock < kCount ? kCount : 2 * kBlock;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++) {
+      if (i & kBlock) continue;
+      const Vector<T> a = rows[i], b = rows[i + kBlock];
+      rows[i] = interleave<T, kBlock, false>(a, b);
+      if constexpr (kBlock < kCount) rows[i + kBlock] = interleave<T, kBlock, true>(a, b);
+    }
+    chains_to_numbers<T, kCount, kBlock / 2>(rows);
+  }
+}
+
+template <class T, int kCount, int kBlock = 1>
+inline void numbers_to_chains(Vector<T>* rows) {
+  if constexpr (kBlock < kLanes<T>) {
+    constexpr int kRows = kBlock < kCount ? kCount : 2 * kBlock;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++) {
+      if (i & kBlock) continue;
+      const Vector<T> a = rows[i], b = kBlock < kCount ? rows[i + kBlock] : a;
+      if constexpr (kBlock < kCount) rows[i] = interleave<T, kBlock, false>(a, b);
+      rows[i + kBlock] = interleave<T, kBlock, true>(a, b);
+    }
+    numbers_to_chains<T, kCount, 2 * kBlock>(rows);
+  }
+}
+
+template <int kCount, class T, class Stored>
+inline void gather_few(const Stored* from, const int64_t* chains, int64_t count, T* to) {
+  if constexpr (kCount > 1)
+    if (count <= kCount / 2) return gather_few<kCount / 2>(from, chains, count, to);
+  Vector<T> rows[kLanes<T>];
+  if (count >= kCount) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kLanes<T>; c++) rows[c] = load_some<T>(from + chains[c], kCount);
+  } else {
+#pragma GCC unroll 16
+    for (int c = 0; c < kLanes<T>; c++) rows[c] = load_some<T>(from + chains[c], count);
+  }
+  chains_to_numbers<T, kCount>(rows);
+#pragma GCC unroll 16
+  for (int k = 0; k < kCount; k++)
+    if (k < count) store(to + k * kLanes<T>, rows[k]);
+}
+
+// Reads `count` numbers of each chain; a chain begins at `from` and its entry of `chains`.
+template <class T, class Stored>
+__attribute__((noinline)) void gather(const Stored* from, const int64_t* chains, int64_t count,
+                                      T* to) {
+  for (int64_t k = 0; k < count; k += kLanes<T>)
+    gather_few<kLanes<T>>(from + k, chains, count - k, to + k * kLanes<T>);
+}
+
+template <int kCount, class T, class Stored>
+inline void scatter_few(Stored* to, const int64_t* chains, int64_t live, int64_t count,
+                        const T* from) {
+  if constexpr (kCount > 1)
+    if (count <= kCount / 2) return scatter_few<kCount / 2>(to, chains, live, count, from);
+  Vector<T> rows[kLanes<T>];
+#pragma GCC unroll 16
+  for (int k = 0; k < kCount; k++) rows[k] = k < count ? load(from + k * kLanes<T>) : Vector<T>{};
+  numbers_to_chains<T, kCount>(rows);
+  if (live == kLanes<T> && count >= kCount) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kLanes<T>; c++) store_some<T>(to + chains[c], rows[c], kCount);
+  } else {
+    for (int c = 0; c < live; c++)
+      store_some<T>(to + chains[c], rows[c], count < kCount ? count : kCount);
+  }
+}
+
+// Writes `count` numbers of each of the first `live` chains.
+template <class T, class Stored>
+__attribute__((noinline)) void scatter(Stored* to, const int64_t* chains, int64_t live,
+                                       int64_t count, const T* from) {
+  for (int64_t k = 0; k < count; k += kLanes<T>)
+    scatter_few<kLanes<T>>(to + k, chains, live, count - k, from + k * kLanes<T>);
+}
+
+}  // namespace longrnn
