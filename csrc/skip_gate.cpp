@@ -5,7 +5,6 @@
 
 #include "math.h"
 #include "plan.h"
-#include "product.h"
 #include "teams.h"
 
 namespace longrnn {
@@ -29,7 +28,9 @@ __attribute__((noinline)) void find_probabilities(const GateCall<T>& call, int64
   Vector<T> logits = {};
   for (int64_t i = 0; i < count; i++) {
     Vector<T> along = {};
-    add_dot_products<T, 1>(call.x + (row + i) * call.m, call.weight_u, 0, call.m, &along);
+    for (int64_t j = 0; j < call.m; j += kLanes<T>)
+      along += load_some<T>(call.x + (row + i) * call.m + j, call.m - j) *
+               load_some<T>(call.weight_u + j, call.m - j);
     logits[i] = sum_of<T>(along) + *call.bias_u;
   }
   store_some<T>(out, sigmoid(logits), count);

@@ -13,6 +13,7 @@ from longrnn.nn.phased_lstm import PhasedLSTM
 from longrnn.nn.qrnn import QRNN
 from longrnn.nn.registry import create_model, models
 from longrnn.nn.skip_cells import SkipGRUCell, SkipLSTMCell
+from longrnn.nn.skip_gilr_lstm import SkipGILRLSTM
 from longrnn.nn.skip_gru import SkipGRU
 from longrnn.nn.skip_lstm import SkipLSTM
 from longrnn.nn.sru import SRU
@@ -31,6 +32,7 @@ __all__ = [
     "PhasedGRU",
     "PhasedLSTM",
     "PhasedLSTMCell",
+    "SkipGILRLSTM",
     "SkipGRU",
     "SkipGRUCell",
     "SkipLSTM",

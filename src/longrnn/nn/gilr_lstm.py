@@ -1,6 +1,6 @@
 """The LSTM whose gates see a linear surrogate of its state (GILR-LSTM)."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,8 +67,8 @@ class GILRLSTM(RecurrentStack):
         (torch.Size([100, 4, 16]), torch.Size([2, 4, 16]))
     """
 
-    state_type = GILRLSTMState
-    options = ("forget_bias", "surrogate_shift")
+    state_type: type | None = GILRLSTMState
+    options: ClassVar[tuple[str, ...]] = ("forget_bias", "surrogate_shift")
 
     def __init__(
         self,
@@ -115,5 +115,6 @@ class GILRLSTM(RecurrentStack):
     def _run(
         self, x: Tensor, weights: list[Any], state: tuple[Tensor, ...], layout: dict[str, Any]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        output, *after = gilr_lstm(x, weights, *state, self.surrogate_shift, **layout)
-        return output, tuple(after)
+        shift = self.surrogate_shift
+        output, surrogate, c = gilr_lstm(x, weights, state[0], state[1], shift, **layout)
+        return output, (surrogate, c)

@@ -17,6 +17,7 @@ from longrnn.nn.parallel_lstm import ParallelLSTM
 from longrnn.nn.phased_gru import PhasedGRU
 from longrnn.nn.phased_lstm import PhasedLSTM
 from longrnn.nn.qrnn import QRNN
+from longrnn.nn.skip_gilr_lstm import SkipGILRLSTM
 from longrnn.nn.skip_gru import SkipGRU
 from longrnn.nn.skip_lstm import SkipLSTM
 from longrnn.nn.sru import SRU
@@ -36,6 +37,7 @@ _LAYERS: dict[str, Callable[..., nn.Module]] = {
     "parallel-lstm": ParallelLSTM,
     "skip-lstm": SkipLSTM,
     "skip-gru": SkipGRU,
+    "skip-gilr-lstm": SkipGILRLSTM,
     "phased-lstm": PhasedLSTM,
     "phased-gru": PhasedGRU,
     "lstm": nn.LSTM,

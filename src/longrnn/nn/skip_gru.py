@@ -71,6 +71,7 @@ class SkipGRU(SkipStack):
     """
 
     state_type = SkipGRUState
+    starts = ("h",)
     options = (*SkipStack.options, "reset_after")
     gates = 3
 

@@ -80,5 +80,6 @@ class SkipLSTM(SkipStack):
     """
 
     state_type = SkipLSTMState
+    starts = ("h", "c")
     cell = "lstm"
     gates = 4

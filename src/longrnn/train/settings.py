@@ -73,9 +73,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{"num_layers": 2, "pooling": "mean", "forget_bias": 3.0},
     },
 }
-FORGET_GATES = ("gilr-lstm", "sru", "qrnn", "lstm")
+FORGET_GATES = ("gilr-lstm", "skip-gilr-lstm", "sru", "qrnn", "lstm")
 """Models that can begin with a long memory, by `forget_bias`."""
-SKIPPING = ("skip-lstm", "skip-gru")
+SKIPPING = ("skip-lstm", "skip-gru", "skip-gilr-lstm")
 """Models that choose which steps they update at, and can be charged for them."""
 CHARGES = ("cost_per_sample", "update_target")
 RESUMABLE = ("steps", "epochs", "minutes", "device", "save_every")

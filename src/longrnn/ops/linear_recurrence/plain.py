@@ -89,10 +89,14 @@ def previous(
         )
         return torch.cat(parts, dim)
     moved = previous(states, None, None, dim, reverse)
-    starts, nonempty = _first_steps(cu_seqlens, reverse)
+    first, empty = _first_steps(cu_seqlens, reverse)
+    rows = first.masked_fill(empty, T)  # a row that is cut off again
+    moved = torch.cat([moved, zero], dim)
     if initial is None:
-        return moved.index_fill(dim, starts, 0)
-    return moved.index_copy(dim, starts, initial.to(states.dtype).index_select(dim, nonempty))
+        moved = moved.index_fill(dim, rows, 0)
+    else:
+        moved = moved.index_copy(dim, rows, initial.to(states.dtype))
+    return moved.narrow(dim, 0, T)
 
 
 def final(
@@ -104,15 +108,17 @@ def final(
         return initial.clone()
     if cu_seqlens is None:
         return states.select(dim, 0 if reverse else T - 1)
-    ends, nonempty = _first_steps(cu_seqlens, not reverse)
-    return initial.index_copy(dim, nonempty, states.index_select(dim, ends))
+    ends, empty = _first_steps(cu_seqlens, not reverse)
+    after = states.index_select(dim, ends.masked_fill(empty, 0))
+    shape = [1] * states.ndim
+    shape[dim] = -1
+    return initial.where(empty.view(shape), after)
 
 
 def _first_steps(cu_seqlens: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
-    """Step at which each sequence that is not empty begins, and which sequences those are."""
+    """Step at which each sequence begins, and which sequences are empty."""
     starts, ends = cu_seqlens[:-1], cu_seqlens[1:]
-    nonempty = (ends > starts).nonzero().squeeze(1)
-    return (ends - 1 if reverse else starts)[nonempty], nonempty
+    return ends - 1 if reverse else starts, starts == ends
 
 
 def _initial_like(x: Tensor, cu_seqlens: Tensor | None, dim: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""A stack of GILR-LSTM layers under one gate that skips steps."""
