@@ -24,7 +24,14 @@ from longrnn.nn import (
     create_model,
     models,
 )
-from longrnn.ops import binarize, block_linear_recurrence, budget_loss, linear_recurrence, time_gate
+from longrnn.ops import (
+    binarize,
+    block_linear_recurrence,
+    budget_loss,
+    linear_recurrence,
+    solve_recurrence,
+    time_gate,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -54,5 +61,6 @@ __all__ = [
     "create_model",
     "linear_recurrence",
     "models",
+    "solve_recurrence",
     "time_gate",
 ]

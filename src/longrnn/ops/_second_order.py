@@ -28,7 +28,9 @@ def differentiate_plain(
         ]
         results = plain(*aliases)
         pairs: list[Any] = [
-            (y, g) for y, g in zip(results, grads, strict=True) if y is not None and g is not None
+            (y, g)
+            for y, g in zip(results, grads, strict=True)
+            if y is not None and g is not None and y.requires_grad
         ]
         found = iter(
             torch.autograd.grad(

@@ -1,0 +1,1 @@
+"""A non-linear recurrence, solved over all steps at once."""
