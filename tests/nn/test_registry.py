@@ -91,6 +91,13 @@ def test_a_skip_layer_adds_a_gate_and_a_start_to_what_torch_has(name, starts):
     assert shapes(without) == {k: theirs[k] for k in ("weight_ih_l0", "weight_hh_l0")} | gate
 
 
+def test_a_skip_gilr_lstm_adds_a_gate_and_a_start_to_a_gilr_lstm():
+    theirs = shapes(longrnn.create_model("gilr-lstm", 3, 4, 2))
+    starts = dict.fromkeys(("surrogate_0", "c_0"), (2, 1, 4))
+    wanted = theirs | {"weight_u": (1, 3), "bias_u": (1,)} | starts
+    assert shapes(longrnn.create_model("skip-gilr-lstm", 3, 4, 2)) == wanted
+
+
 def test_repr_shows_what_differs_from_the_defaults():
     layer = longrnn.QRNN(3, 4, 2, bidirectional=True, kernel_size=3)
     assert repr(layer) == (

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from layer_cases import flat_state
-from skip_cases import CASES, PLAIN, random_state, reference
+from skip_cases import CASES, PLAIN, TORCH, random_state, reference
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_map
 
@@ -19,6 +19,7 @@ from longrnn.nn.stack import map_state
 M, N = 3, 4
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_layer = pytest.mark.parametrize("case", PLAIN, ids=str)
+each_of_torch = pytest.mark.parametrize("case", TORCH, ids=str)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def build(case, num_layers=1, dtype=torch.float64, input_size=M, hidden_size=N, 
         for name, parameter in layer.named_parameters():
             if name.startswith("bias"):
                 parameter.normal_()
-        layer.weight_u.mul_(0.25)
+        layer.weight_u.normal_(std=0.25)
         layer.bias_u.fill_(-0.5)
     return layer
 
@@ -99,7 +100,7 @@ def test_as_the_equations_say(case, T, num_layers, bias, lengths, input_size, gi
 @each_layer
 def test_sequences_may_start_from_zeros(case):
     layer = build(case, 2, learn_initial_state=False)
-    assert not {"h_0", "c_0"} & layer.state_dict().keys()
+    assert not any(name.endswith("_0") for name in layer.state_dict())
     x = draw(5, 2, M)
     assert_all_close(run(layer, x), reference(layer, case, x, None, None))
 
@@ -188,9 +189,14 @@ def test_a_skipped_step_is_not_evaluated_where_no_gradient_is_asked(case, traini
     assert 20 < skipped.sum() < valid.sum() - 20
     poisoned = x.masked_fill(skipped[..., None], float("nan"))
     with torch.no_grad():
-        assert_same(run(layer, poisoned, lengths=lengths), dense)
+        quick = run(layer, poisoned, lengths=lengths)
+    if case.name == "skip-gilr-lstm":  # in parallel: the gate is the same, and sums are to rounding
+        assert_all_close(quick, dense, rtol=1e-12, atol=1e-12)
+        assert_same([quick[1], *quick[-2:]], [dense[1], *dense[-2:]])
+    else:
+        assert_same(quick, dense)
     layer.requires_grad_(False)
-    assert_same(run(layer, poisoned, lengths=lengths), dense)
+    assert_same(run(layer, poisoned, lengths=lengths), quick)
 
 
 @each_layer
@@ -376,7 +382,9 @@ def test_dropout_acts_between_layers_in_training(case):
     dropped = run(layer, x)
     cut = copy.deepcopy(layer)
     with torch.no_grad():
-        cut.weight_ih_l1.zero_()
+        for name in ("weight_ih_l1", "weight_is_l1"):
+            if hasattr(cut, name):
+                getattr(cut, name).zero_()
     cut.dropout = 0.0
     assert_all_close(dropped, run(cut, x))
     layer.eval()
@@ -388,7 +396,7 @@ def test_dropout_acts_between_layers_in_training(case):
     assert not torch.equal(half(x)[0], half(x)[0])
 
 
-@each_layer
+@each_of_torch
 def test_starts_with_every_step_used_and_a_random_initial_state(case):
     layer = longrnn.create_model(case.name, 5, 30)
     assert layer(torch.randn(50, 4, 5))[2].mean() > 0.9
@@ -408,14 +416,20 @@ def test_starts_with_every_step_used_and_a_random_initial_state(case):
     assert width == 5
 
 
-TORCH = {"skip-lstm": torch.nn.LSTM, "skip-gru": torch.nn.GRU}
+WITHOUT_A_GATE = {
+    "skip-lstm": torch.nn.LSTM,
+    "skip-gru": torch.nn.GRU,
+    "skip-gilr-lstm": longrnn.GILRLSTM,
+}
 
 
 @each_layer
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("learn_initial_state", [False, True])
-def test_weights_of_torch_load_and_compute_the_same(case, bias, learn_initial_state):
-    theirs = TORCH[case.name](M, N, 2, bias=bias, dtype=torch.float64)
+def test_weights_of_the_same_layer_without_a_gate_load_and_compute_the_same(
+    case, bias, learn_initial_state
+):
+    theirs = WITHOUT_A_GATE[case.name](M, N, 2, bias=bias, dtype=torch.float64)
     layer = build(case, 2, bias=bias, learn_initial_state=learn_initial_state)
     checkpoint = theirs.state_dict()
     names = list(checkpoint)
@@ -425,7 +439,11 @@ def test_weights_of_torch_load_and_compute_the_same(case, bias, learn_initial_st
     wanted, last = theirs(x)
     output, state, updates = layer(x)
     assert updates.all()
-    assert_all_close([output, state.h], [wanted, last[0] if case.name == "skip-lstm" else last])
+    assert_all_close([output], [wanted])
+    for name in set(case.fields) & set(getattr(last, "_fields", ())):
+        assert_all_close([getattr(state, name)], [getattr(last, name)])
+    if case in TORCH:
+        assert_all_close([state.h], [last[0] if case.name == "skip-lstm" else last])
     holder = torch.nn.ModuleDict({"rnn": build(case, 2, bias=bias)})
     holder.load_state_dict(torch.nn.ModuleDict({"rnn": theirs}).state_dict())
     assert_all_close([holder["rnn"](x)[0]], [wanted])
@@ -434,7 +452,7 @@ def test_weights_of_torch_load_and_compute_the_same(case, bias, learn_initial_st
 @each_layer
 def test_a_checkpoint_with_a_part_missing_is_refused(case):
     layer = build(case)
-    for name in ("weight_u", "bias_u", "h_0", "weight_hh_l0"):
+    for name in ("weight_u", "bias_u", f"{case.fields[0]}_0", "weight_ih_l0"):
         broken = {key: value for key, value in layer.state_dict().items() if key != name}
         with pytest.raises(RuntimeError, match=f'Missing key.*"{name}"'):
             build(case).load_state_dict(broken)
@@ -468,6 +486,29 @@ def test_multiply_adds_of_a_stack():
     assert layer.macs(updates[0]) + layer.macs(updates[1]) == layer.macs(updates)
 
 
+def test_a_gilr_lstm_starts_with_every_step_used_and_its_own_memory():
+    layer = longrnn.SkipGILRLSTM(5, 30, forget_bias=2.0)
+    assert layer(100 * torch.randn(50, 4, 5))[2].all()
+    assert layer.bias_u.item() == 1
+    assert not layer.weight_u.any()
+    assert {name for name in layer.state_dict() if name.endswith("_0")} == {"surrogate_0", "c_0"}
+    assert 0.5 < layer.surrogate_0.std() < 1.5
+    assert 0.5 < layer.c_0.std() < 1.5
+    assert layer.bias_ih_l0.view(4, 30).mean(1).tolist() == [0, 2, 0, 0]
+    assert not layer.bias_is_l0.any()
+    for name, width in (("weight_is_l0", 5), ("weight_ih_l0", 5), ("weight_sh_l0", 30)):
+        bound = (3 / width) ** 0.5
+        assert 0.95 * bound < getattr(layer, name).abs().max() <= bound, name
+
+
+def test_multiply_adds_of_a_stack_of_gilr_lstms():
+    layer = longrnn.SkipGILRLSTM(3, 8, 2)
+    *_, updates = layer(torch.randn(5, 2, 3))
+    each = 6 * 8 * 3 + 4 * 8 * 8 + 6 * 8 * 8 + 4 * 8 * 8 + 3
+    assert layer.macs(updates) == updates.sum() * each
+    assert updates.sum() > 0
+
+
 def test_repr_shows_the_gates_options():
     assert repr(longrnn.SkipLSTM(3, 4, 2, batch_first=True)) == (
         "SkipLSTM(3, 4, num_layers=2, batch_first=True, update_bias=1.0, learn_initial_state=True)"
@@ -475,6 +516,10 @@ def test_repr_shows_the_gates_options():
     layer = longrnn.SkipGRU(3, 4, update_bias=0.5, learn_initial_state=False, reset_after=False)
     assert repr(layer) == (
         "SkipGRU(3, 4, update_bias=0.5, learn_initial_state=False, reset_after=False)"
+    )
+    assert repr(longrnn.SkipGILRLSTM(3, 4, surrogate_shift=False)) == (
+        "SkipGILRLSTM(3, 4, forget_bias=1.0, surrogate_shift=False, update_bias=1.0, "
+        "learn_initial_state=True)"
     )
 
 
@@ -508,6 +553,16 @@ H, P = torch.zeros(1, 2, 4), torch.zeros(1, 2, 1)
             "state.accum_prob must have shape (1, B=2, 1), got (1, 1, 1)",
         ),
         ("skip-gru", (H, P, P.long()), "state.accum_prob must have a floating dtype, got torch.i"),
+        (
+            "skip-gilr-lstm",
+            (H, H, H[:, :1], P, P),
+            "state.h must have shape (L*D=1, B=2, n=4), got (1, 1, 4)",
+        ),
+        (
+            "skip-gilr-lstm",
+            (H, H, P, P),
+            "state must be a tuple of (surrogate, c, h, update_prob, accum_prob), got tuple of 4",
+        ),
     ],
 )
 def test_a_bad_state_says_what_is_wrong(name, state, message):

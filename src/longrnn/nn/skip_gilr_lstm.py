@@ -131,6 +131,12 @@ class SkipGILRLSTM(SkippingStack, GILRLSTM):
     def _seen(self) -> int:
         return self.input_size
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Weights as `GILRLSTM` draws them; a gate that uses every step, whatever the inputs."""
+        super().reset_parameters()
+        self.weight_u.zero_()
+
     def _run_layers(
         self, x: Tensor, members: Sequence[Any], layout: dict[str, Any]
     ) -> tuple[tuple[Tensor, ...], list[Any]]:

@@ -35,7 +35,7 @@ def run_used_steps(
             y = h[:0]
         finals.append((surrogate, c, final(y, h, ends, 0, False)))
     held = torch.cat([y, h, torch.zeros_like(h[:1])])  # h of the top layer, and what is past an end
-    output = held.index_select(0, source).view(*x.shape[:-1], -1)
+    output = held.index_select(0, source).view(*x.shape[:-1], h.shape[-1])
     return output, *(torch.stack(member) for member in zip(*finals, strict=True))
 
 
