@@ -55,23 +55,29 @@ struct ComplexLanes {
 template <class Number, int n, bool kAdjoint>
 inline void multiply(const typename Number::Real* a, Number* v, const Number* w) {
   Number sum[n];
+#pragma GCC unroll 8
   for (int i = 0; i < n; i++) sum[i] = w[i];
+#pragma GCC unroll 8
   for (int j = 0; j < n; j++)
+#pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
       if constexpr (kAdjoint)
         sum[i].add_conj(Number::at(a, j * n + i), v[j]);
       else
         sum[i].add(Number::at(a, i * n + j), v[j]);
     }
+#pragma GCC unroll 8
   for (int i = 0; i < n; i++) v[i] = sum[i];
 }
 
 template <class Number, int n>
 inline void read(const typename Number::Real* p, Number* v) {
+#pragma GCC unroll 8
   for (int i = 0; i < n; i++) v[i] = Number::at(p, i);
 }
 template <class Number, int n>
 inline void write(typename Number::Real* p, const Number* v) {
+#pragma GCC unroll 8
   for (int i = 0; i < n; i++) v[i].put(p, i);
 }
 
@@ -99,11 +105,14 @@ void run_adjoint(int64_t steps, bool down, const T* a, const T* y, const T* befo
   read<Number, n>(carry, v);
   for (int64_t k = 0; k < steps; k++) {
     const int64_t r = down ? steps - 1 - k : k;
+#pragma GCC unroll 8
     for (int i = 0; i < n; i++) v[i] = v[i] + Number::at(y + r * kState, i);
     write<Number, n>(s + r * kState, v);
     if (grad_a) {
       read<Number, n>(before + r * kState, w);
+#pragma GCC unroll 8
       for (int i = 0; i < n; i++)
+#pragma GCC unroll 8
         for (int j = 0; j < n; j++) {
           Number product;
           product.add_conj(w[j], v[i]);
@@ -124,6 +133,7 @@ void reduce_block(int64_t steps, bool down, const T* a, const T* x, T* partial, 
   Number v[n], w[n];
   write<Number, n>(partial, zero);
   for (int j = 0; j < n; j++) {
+#pragma GCC unroll 8
     for (int i = 0; i < n; i++) v[i] = zero[i];
     v[j].re += T(1);
     write<Number, n>(product + j * kState, v);
@@ -134,6 +144,7 @@ void reduce_block(int64_t steps, bool down, const T* a, const T* x, T* partial, 
     read<Number, n>(partial, v);
     read<Number, n>(x + r * kState, w);
     if constexpr (kAdjoint) {
+#pragma GCC unroll 8
       for (int i = 0; i < n; i++) v[i] = v[i] + w[i];
       multiply<Number, n, true>(matrix, v, zero);
     } else {

@@ -51,22 +51,37 @@ inline void numbers_to_chains(Vector<T>* rows) {
   }
 }
 
+// The first kCount lanes, to memory, by one store of their own width.
+template <class T, class Stored, int... i>
+inline void store_first(Stored* p, Vector<T> v, std::integer_sequence<int, i...>) {
+  constexpr int kCount = sizeof...(i);
+  if constexpr (!std::is_same_v<Stored, T> || kCount == 1 || kCount == kLanes<T>) {
+    store_some<T>(p, v, kCount);
+  } else {
+    typedef T First __attribute__((vector_size(kCount * sizeof(T))));
+    const First first = __builtin_shufflevector(v, v, i...);
+    __builtin_memcpy(p, &first, sizeof first);
+  }
+}
+
 template <int kCount, class T, class Stored>
 inline void gather_few(const Stored* from, const int64_t* chains, int64_t count, T* to) {
   if constexpr (kCount > 1)
     if (count <= kCount / 2) return gather_few<kCount / 2>(from, chains, count, to);
   Vector<T> rows[kLanes<T>];
+  auto read = [&](int64_t numbers) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kLanes<T>; c++) rows[c] = load_some<T>(from + chains[c], numbers);
+    chains_to_numbers<T, kCount>(rows);
+  };
   if (count >= kCount) {
+    read(kCount);
 #pragma GCC unroll 16
-    for (int c = 0; c < kLanes<T>; c++) rows[c] = load_some<T>(from + chains[c], kCount);
+    for (int k = 0; k < kCount; k++) store(to + k * kLanes<T>, rows[k]);
   } else {
-#pragma GCC unroll 16
-    for (int c = 0; c < kLanes<T>; c++) rows[c] = load_some<T>(from + chains[c], count);
+    read(count);
+    for (int k = 0; k < count; k++) store(to + k * kLanes<T>, rows[k]);
   }
-  chains_to_numbers<T, kCount>(rows);
-#pragma GCC unroll 16
-  for (int k = 0; k < kCount; k++)
-    if (k < count) store(to + k * kLanes<T>, rows[k]);
 }
 
 // Reads `count` numbers of each chain; a chain begins at `from` and its entry of `chains`.
@@ -83,13 +98,16 @@ inline void scatter_few(Stored* to, const int64_t* chains, int64_t live, int64_t
   if constexpr (kCount > 1)
     if (count <= kCount / 2) return scatter_few<kCount / 2>(to, chains, live, count, from);
   Vector<T> rows[kLanes<T>];
+  if (count >= kCount && live == kLanes<T>) {
 #pragma GCC unroll 16
-  for (int k = 0; k < kCount; k++) rows[k] = k < count ? load(from + k * kLanes<T>) : Vector<T>{};
-  numbers_to_chains<T, kCount>(rows);
-  if (live == kLanes<T> && count >= kCount) {
+    for (int k = 0; k < kCount; k++) rows[k] = load(from + k * kLanes<T>);
+    numbers_to_chains<T, kCount>(rows);
 #pragma GCC unroll 16
-    for (int c = 0; c < kLanes<T>; c++) store_some<T>(to + chains[c], rows[c], kCount);
+    for (int c = 0; c < kLanes<T>; c++)
+      store_first<T>(to + chains[c], rows[c], std::make_integer_sequence<int, kCount>());
   } else {
+    for (int k = 0; k < kCount; k++) rows[k] = k < count ? load(from + k * kLanes<T>) : Vector<T>{};
+    numbers_to_chains<T, kCount>(rows);
     for (int c = 0; c < live; c++)
       store_some<T>(to + chains[c], rows[c], count < kCount ? count : kCount);
   }
