@@ -7,7 +7,8 @@ rest is a linear recurrence. Gradients do not pass through the iterations: they 
 equation itself (`gradient.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +37,6 @@ class Report(NamedTuple):
     sequential: Tensor
 
 
-@torch.compiler.disable
 def solve_recurrence(
     cell: Cell,
     inputs: Any,
@@ -132,7 +132,16 @@ def solve_recurrence(
         >>> torch.allclose(states[-1], h, atol=1e-12), bool((report.iterations < 20).all())
         (True, True)
     """
+    run: Any = _run
+    if torch.compiler.is_compiling():  # there is no graph of what depends on values
+        run = torch.compiler.disable(_run)
     options = Options(jacobian, tol, max_iterations, trust, chunk_size, on_failure)
+    return run(cell, inputs, initial_state, guess, options)
+
+
+def _run(
+    cell: Cell, inputs: Any, initial_state: Any, guess: Any, options: Options
+) -> tuple[Any, Report]:
     check_arguments(inputs, initial_state, options)
     xs, state = members(inputs), members(initial_state)
     (T, B), dtype = xs[0].shape[:2], state[0].dtype
@@ -145,15 +154,14 @@ def solve_recurrence(
     xs, state = [widened(x) for x in xs], [widened(s) for s in state]
     inputs, state_form = like(inputs, xs), like(initial_state, state)
     captured, differentiable = look_at(cell, inputs, state_form)
-    steps = Steps(cell, inputs, state_form, jacobian, captured)
+    steps = Steps(cell, inputs, state_form, options.jacobian, captured)
     exact = None
     if differentiable and torch.is_grad_enabled():
         exact = steps if steps.exact else steps.dense()
+    size = options.chunk_size or T
     solved: list[_Chunk] = []
-    pieces = _split(xs, chunk_size or T)
-    guesses = [None] * len(pieces) if guess is None else _split(guess, chunk_size or T)
-    for i, (piece, first) in enumerate(zip(pieces, guesses, strict=True)):
-        begin = i * (chunk_size or T)
+    guesses: Iterable[Any] = repeat(None) if guess is None else _split(guess, size)
+    for begin, piece, first in zip(range(0, T, size), _split(xs, size), guesses, strict=False):
         solved.append(_solve(steps, exact, piece, state, first, begin, options))
         state = [s[-1] for s in solved[-1].states]
     states = [torch.cat(s).to(dtype) for s in zip(*(c.states for c in solved), strict=True)]
