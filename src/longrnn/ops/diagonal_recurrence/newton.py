@@ -1,13 +1,13 @@
 r"""`diagonal_recurrence` over all steps at once, in PyTorch: Newton's method, and its gradient.
 
-Let F be a step. Of a guess u_t of the state before each step, the next guess solves
+Let F be a step and s_t a guess of the state after each. What has to be added to it solves
 
-    s_t = F(u_t) + A_t (s_{t-1} - u_t)
+    d_t = A_t d_{t-1} + (F(s_{t-1}) - s_t)        A_t: the derivative of F at s_{t-1}
 
-which is linear in s. With the derivative of F as A the error squares at each turn. With whatever A
-the first k states are exact after k turns, so that a cell that does not converge costs time and
-never the result. So A is kept from growing (its rows' absolute sums, below 1), and guesses inside
-what a state can be: an average of its start and of numbers between -1 and 1.
+a linear recurrence, but for an error that squares at each turn. Guesses are kept inside what a
+state can be, an average of its start and of numbers between -1 and 1. And whatever A is, once the
+first states are exact and stay, so is the next one: a cell that does not converge costs turns, and
+never the result. Where products of A's overflow, F(s_{t-1}) is the next guess, which keeps to that.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from longrnn import _checks
 from longrnn.ops.block_linear_recurrence.op import block_linear_recurrence
 from longrnn.ops.diagonal_recurrence.cells import CELLS, GATES, Parts
 from longrnn.ops.diagonal_recurrence.plain import pad
@@ -24,6 +25,7 @@ from longrnn.ops.linear_recurrence.plain import final, previous
 # Roundings: a guess that moves by less is the solution, and so is one that moves by less than the
 # second and no longer approaches.
 SETTLED, STUCK = 4, 1024
+TURNS = 2  # a step: one for the next state, one for its rounding
 
 
 def forward(
@@ -38,6 +40,10 @@ def forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return output, final state, and c at every step if `keep`; see `op.py` for the arguments."""
+    if lengths is not None:  # unchecked until here in a compiled program
+        _checks.check_lengths_values(lengths, gates.shape[dim])
+    if cu_seqlens is not None:
+        _checks.check_cu_seqlens_values(cu_seqlens, gates.shape[dim])
     gates, valid, _, dim = padded = pad(gates, lengths, cu_seqlens, dim)
     x, w, starts = gates.chunk(GATES, -1), weight.unbind(), initial_state.unbind()
     bounds = [start.abs().clamp(min=1).unsqueeze(dim) for start in starts]
@@ -49,28 +55,21 @@ def forward(
     def befores(states: Parts) -> list[Tensor]:
         return [previous(s, h, None, dim, reverse) for s, h in zip(states, starts, strict=True)]
 
-    before = befores([torch.zeros_like(x[0])] * len(starts))
-    moved = float("inf")
-    rounding = torch.finfo(gates.dtype).eps * max(
-        (float(b.max()) for b in bounds if b.numel()), default=1
-    )
-    for _ in range(gates.shape[dim]):
-        transitions = _bounded(_transitions(x, w, before, valid, cell))
-        impulses = [
-            new - sum(a * old for a, old in zip(row, before, strict=True))
-            for new, row in zip(step(before), transitions, strict=True)
-        ]
-        states = _solve(transitions, impulses, starts, dim, reverse)
-        guess = befores([s.clamp(-b, b) for s, b in zip(states, bounds, strict=True)])
-        last, moved = (
-            moved,
-            max(
-                # a state that is no number stays none
-                float((new - old).abs().nan_to_num(0.0).max())
-                for new, old in zip(guess, before, strict=True)
-            ),
-        )
-        before = guess
+    states = [torch.zeros_like(x[0])] * len(starts)
+    before, moved = befores(states), float("inf")
+    T, numbers = gates.shape[dim], torch.finfo(gates.dtype)
+    rounding = numbers.eps * max((float(b.max()) for b in bounds if b.numel()), default=1)
+    for _ in range(TURNS * T):
+        missing = [new - s for new, s in zip(step(before), states, strict=True)]
+        steps = _solve(_transitions(x, w, before, valid, cell), missing, None, dim, reverse)
+        if any(bool(d.isnan().any()) for d in steps):
+            lost = _nan_so_far(missing, dim, reverse)
+            steps = [d.where(lost | ~d.isnan(), m) for d, m in zip(steps, missing, strict=True)]
+        guess = [(s + d).clamp(-b, b) for s, d, b in zip(states, steps, bounds, strict=True)]
+        # A state that is no number stays none.
+        moves = [(g - s).abs().nan_to_num(0.0).max() for g, s in zip(guess, states, strict=True)]
+        last, moved = moved, max(map(float, moves))
+        states, before = guess, befores(guess)
         if moved <= SETTLED * rounding or (last <= moved <= STUCK * rounding):
             break
     states = step(before)
@@ -133,6 +132,13 @@ def _inside(new: Tensor, valid: Tensor | None, otherwise: Tensor) -> Tensor:
     return new if valid is None else new.where(valid, otherwise)
 
 
+def _nan_so_far(parts: Parts, dim: int, reverse: bool) -> Tensor:
+    """Whether any part is NaN at a step or at one before it."""
+    x = 0 * torch.stack(list(parts)).sum(0)
+    x = x.flip(dim).cumsum(dim).flip(dim) if reverse else x.cumsum(dim)
+    return x.isnan()
+
+
 def _transitions(
     x: Parts, w: Parts, before: Parts, valid: Tensor | None, cell: str
 ) -> list[list[Tensor]]:
@@ -146,29 +152,19 @@ def _transitions(
     return rows
 
 
-def _bounded(transitions: list[list[Tensor]]) -> list[list[Tensor]]:
-    sums = torch.stack([torch.stack(row).abs().sum(0) for row in transitions])
-    scale = 1 / sums.amax(0).clamp(min=1)
-    return [[a * scale for a in row] for row in transitions]
-
-
 def _solve(
     transitions: Sequence[Sequence[Tensor]],
     impulses: Parts,
-    initial: Parts,
+    initial: Parts | None,
     dim: int,
     reverse: bool,
 ) -> Parts:
     """The states s_t = A_t s_{t-1} + b_t."""
     if len(impulses) == 1:
-        (((a,),), (b,), (h,)) = transitions, impulses, initial
+        (((a,),), (b,)) = transitions, impulses
+        h = None if initial is None else initial[0]
         return [linear_recurrence(a, b, h, dim=dim, reverse=reverse)]
     blocks = torch.stack([torch.stack(list(row), -1) for row in transitions], -2)
-    states = block_linear_recurrence(
-        blocks,
-        torch.stack(list(impulses), -1),
-        torch.stack(list(initial), -1),
-        dim=dim,
-        reverse=reverse,
-    )
-    return states.unbind(-1)
+    start = None if initial is None else torch.stack(list(initial), -1)
+    b = torch.stack(list(impulses), -1)
+    return block_linear_recurrence(blocks, b, start, dim=dim, reverse=reverse).unbind(-1)
