@@ -13,6 +13,8 @@ from triton.runtime import interpreter
 
 from longrnn.ops import _triton as shared
 from longrnn.ops import _triton_cells as tiles
+from longrnn.ops.block_linear_recurrence import gpu as block
+from longrnn.ops.block_linear_recurrence.reference import block_linear_recurrence_reference
 from longrnn.ops.gated_recurrence import gpu as gated
 from longrnn.ops.gated_recurrence.cells import CELLS
 from longrnn.ops.gated_recurrence.plain import gated_recurrence_plain
@@ -22,6 +24,9 @@ from longrnn.ops.linear_recurrence.reference import linear_recurrence_reference
 from longrnn.ops.phased_recurrence import gpu as phased
 from longrnn.ops.phased_recurrence import op as phased_op
 from longrnn.ops.phased_recurrence.plain import phased_recurrence_plain
+from longrnn.ops.skip_gate import gpu as skip_gate
+from longrnn.ops.skip_gate import op as skip_gate_op
+from longrnn.ops.skip_gate.plain import skip_gate_plain
 from longrnn.ops.skip_recurrence import gpu as skip
 from longrnn.ops.skip_recurrence import op as skip_op
 from longrnn.ops.skip_recurrence.plain import skip_recurrence_plain
@@ -469,6 +474,61 @@ def test_the_way_back_passes_skipped_steps(small_blocks, products):
     assert made[2] == 2 * made[1]
 
 
+def check_skip_gate(T, B, m, dim=0, lengths=None, ends=None, given=range(3), dtype=torch.float32):
+    lead = (T,) if ends is not None else (T, B) if dim == 0 else (B, T)
+    x = draw(*lead, m).to(dtype)
+    before = [torch.rand(B, 1), torch.rand(B, 1) / 2]
+    gate = [draw(1, m) / m**0.5, torch.tensor([-0.5]), *before]
+    lengths = None if lengths is None else torch.tensor(lengths)
+    shapes = [(*lead, 1), (B, 1), (B, 1)]
+    cotangents = [draw(*s) if k in given else None for k, s in enumerate(shapes)]
+
+    def composed(*flat):
+        return skip_gate_plain(*flat, lengths, ends, dim)
+
+    tensors, ragged = on_device(x, *gate), on_device(lengths, ends)
+    *results, kept = skip_gate.forward(*tensors, *ragged, dim, True)
+    skipped = (results[0] == 0) & (tensors[0] == tensors[0])
+    poisoned = tensors[0].masked_fill(skipped, float("nan"))
+    quick = skip_gate.forward(poisoned, *tensors[1:], *ragged, dim, False)
+    assert all(map(torch.equal, quick[:3], results))
+    run = (on_device(*cotangents), tensors[0], tensors[1], *ragged, kept, dim, True)
+    found = skip_gate_op._backward(skip_gate.backward, *run)
+    fake = skip_gate_op._backward_fake(*run)
+    assert [(g.shape, g.dtype) for g in found] == [(g.shape, g.dtype) for g in fake]
+    assert_agree([*results, *found], composed, [x, *gate], cotangents, "skip gate")
+    return results[0]
+
+
+@pytest.mark.parametrize("rows", [2, 16])
+def test_skip_gate(rows, monkeypatch):
+    monkeypatch.setattr(skip_gate, "ROWS", rows)
+    monkeypatch.setattr(skip_gate, "CHUNK", 4)
+    updates = check_skip_gate(9, 3, 6, dim=1, lengths=[9, 0, 5])
+    assert 0 < updates[0].mean() < 1
+    check_skip_gate(7, 3, 1, ends=torch.tensor([0, 3, 3, 7]))
+    check_skip_gate(4, 3, 5, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("given", [[0], [1], [2]], ids=str)
+def test_skip_gate_with_some_gradients(given):
+    check_skip_gate(6, 2, 3, given=given)
+
+
+def test_skip_gate_without_steps():
+    check_skip_gate(0, 2, 2, given=[1, 2])
+    check_skip_gate(1, 1, 1)
+
+
+def test_skip_gate_counts_as_the_definition_does():
+    """A tie skips; so does a sum of tenths, as floats add up."""
+    given = [torch.zeros(14, 2, 1), torch.zeros(1, 1), torch.tensor([0.1]).logit()]
+    given += [torch.tensor([[0.25], [0.1]]), torch.zeros(2, 1)]
+    updates, *_ = skip_gate.forward(*on_device(*given), None, None, 0, False)
+    assert updates.cpu().equal(skip_gate_plain(*given, None, None, 0)[0])
+    assert updates[:, 0].flatten().tolist()[:3] == [0, 0, 1]  # 1/4, 1/2, 3/4
+
+
 def draw_phased(cell, lead, B, m, n, peephole=True):
     G = 4 if cell == "lstm" else 3
     weights = [draw(G * n, m) / m**0.5, draw(G * n, n) / n**0.5, draw(4 * n) / 2]
@@ -750,6 +810,11 @@ def test_skip_at_full_size(cell, layers):
 
 
 @ON_A_GPU
+def test_skip_gate_at_full_size():
+    check_skip_gate(2001, 37, 300, 1, lengths=[2001, 0, *range(20, 190, 5), 201])
+
+
+@ON_A_GPU
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @DIRECTIONS
 def test_phased_at_full_size(cell, reverse):
@@ -785,3 +850,80 @@ def test_phased_gives_the_same_bits_again(cell):
     for _ in range(10):
         assert all(map(torch.equal, first, phased.forward(*tensors, *layout, *options, True)))
         assert all(map(torch.equal, found, phased.backward(*run)))
+
+
+def check_block(a, x, h0, dim=0, reverse=False):
+    wide = WIDE.get(x.dtype, torch.float64 if not x.is_complex() else x.dtype)
+    carry = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    y = draw(*x.shape, dtype=x.dtype)
+
+    def reference(*tensors):
+        return (block_linear_recurrence_reference(*tensors, dim=dim, reverse=reverse),)
+
+    inputs = [a.expand(*x.shape, x.shape[-1]), x] + ([] if h0 is None else [h0])
+    exact = value_and_grads(reference, [v.to(wide) for v in inputs], [y.to(wide)])
+    loop = value_and_grads(reference, [v.to(carry) for v in inputs], [y.to(carry)])
+    a, x, h0, y = on_device(inputs[0], x, h0, y)
+    states = block.forward(a, x, h0, dim, reverse)
+    run = (y, a, states, h0, dim, reverse)
+    grads = block.backward(*run, True)
+    for what, o, r, e in zip(
+        ("states", "transitions", "impulses", "initial"),
+        (states, *grads),
+        loop,
+        exact,
+        strict=False,
+    ):
+        assert_as_accurate(o, r.to(o.dtype), e, what, roundings=4 * x.shape[-1])
+    # without the transitions' gradient, the others are the same to the bit
+    assert all(map(torch.equal, block.backward(*run, False)[1:], grads[1:]))
+
+
+def draw_block(*shape, dtype=torch.float32):
+    """Transitions that lengthen no state, impulses and an initial state, time at 0."""
+    a = draw(*shape, shape[-1], dtype=torch.complex64 if dtype.is_complex else torch.float32)
+    a = a / torch.linalg.matrix_norm(a, 2, keepdim=True).clamp(min=1e-3)
+    return a.to(dtype), draw(*shape, dtype=dtype), draw(*shape[1:], dtype=dtype)
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    monkeypatch.setattr(block, "STEPS", 2)
+    monkeypatch.setattr(block, "ELEMENTS", 32)
+
+
+@DIRECTIONS
+@pytest.mark.parametrize(
+    "shape", [(21, 2, 3, 2), (9, 3, 4), (11, 1, 5), (1, 2, 2), (0, 2, 3)], ids=str
+)
+def test_block_split_over_time(shape, reverse, short_chunks):
+    a, x, h0 = draw_block(*shape)
+    check_block(a, x, h0, 0, reverse)
+    if shape[0] == 21:
+        assert block._plan(x, 0).chunks > 5
+        check_block(a.movedim(0, 2), x.movedim(0, 2), h0, 2, reverse)  # any strides
+        check_block(a.movedim(0, 1).mT.contiguous().mT, x.movedim(0, 1), None, 1, reverse)
+
+
+@DIRECTIONS
+def test_block_of_many_sequences_and_large_ones(reverse, monkeypatch):
+    monkeypatch.setattr(block, "PROGRAMS", 0)
+    check_block(*draw_block(4, 7, 3), 0, reverse)
+    check_block(*draw_block(3, 2, 11), 0, reverse)
+    monkeypatch.setattr(block, "LARGEST", 4)
+    check_block(*draw_block(3, 2, 5), 0, reverse)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.complex128],
+    ids=str,
+)
+def test_block_dtypes(dtype, short_chunks):
+    check_block(*draw_block(7, 2, 2, dtype=dtype), 0, False)
+
+
+def test_block_transitions_that_repeat_are_not_copied(short_chunks):
+    a, x, h0 = draw_block(9, 3, 2)
+    check_block(a[:1], x, h0)
+    check_block(a[:, :1], x, h0)

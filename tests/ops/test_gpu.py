@@ -184,6 +184,24 @@ def test_skip_kernels_compile(cell, n, layers, dtype, compiled):
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_skip_gate_kernels_compile(dtype, compiled):
+    from longrnn.ops.skip_gate import gpu
+
+    T, B, m = 100, 32, 41
+    carry = torch.promote_types(dtype, torch.float32)
+    x, scalar = torch.empty(T, B, m, dtype=dtype), torch.empty(B, 1, dtype=carry)
+    gate = torch.empty(1, m, dtype=carry), torch.empty(1, dtype=carry)
+    ragged = torch.full((B,), T), None
+    for keep in (False, True):
+        *results, kept = gpu.forward(x, *gate, scalar, scalar, *ragged, 0, keep)
+    gpu.backward(results, x, *ragged, kept, 0)
+    assert len(compiled) == 4
+    for kernel in compiled:
+        assert len(kernel.asm["cubin"]) > 0
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize(
     ("cell", "n", "ragged", "dtype"),
     [
