@@ -15,6 +15,8 @@ from longrnn.ops import _triton as shared
 from longrnn.ops import _triton_cells as tiles
 from longrnn.ops.block_linear_recurrence import gpu as block
 from longrnn.ops.block_linear_recurrence.reference import block_linear_recurrence_reference
+from longrnn.ops.diagonal_recurrence import gpu as diagonal
+from longrnn.ops.diagonal_recurrence.plain import diagonal_recurrence_plain
 from longrnn.ops.gated_recurrence import gpu as gated
 from longrnn.ops.gated_recurrence.cells import CELLS
 from longrnn.ops.gated_recurrence.plain import gated_recurrence_plain
@@ -30,6 +32,8 @@ from longrnn.ops.skip_gate.plain import skip_gate_plain
 from longrnn.ops.skip_recurrence import gpu as skip
 from longrnn.ops.skip_recurrence import op as skip_op
 from longrnn.ops.skip_recurrence.plain import skip_recurrence_plain
+from longrnn.ops.time_gate import gpu as gate
+from longrnn.ops.time_gate.plain import time_gate_plain
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -310,6 +314,24 @@ def test_cells_in_other_dtypes(dtype):
     loop = gated_recurrence_plain(z, None, None, h0, *run)
     assert_as_accurate(out, loop[0], exact[0], "output")
     assert_as_accurate(last, loop[2], exact[2], "final")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("shape", "n"), [((3, 23), 37), ((), 1), ((0,), 3), ((2,), 0)], ids=str)
+def test_time_gate(shape, n, dtype):
+    times = 100 * torch.rand(shape, dtype=torch.float64) - 30
+    clock = [1 + 20 * torch.rand(n), 5 * torch.rand(n), 0.1 + 0.9 * torch.rand(n)]
+    inputs, y = [times, *(x.to(dtype) for x in clock)], draw(*shape, n).to(dtype)
+
+    def plain(*inputs):
+        return (time_gate_plain(*inputs, 0.1),)
+
+    loop = value_and_grads(plain, inputs, [y])
+    exact = value_and_grads(plain, [x.double() for x in inputs], [y])
+    inputs, (y,) = on_device(*inputs), on_device(y)
+    ours = [gate.forward(*inputs, 0.1), *gate.backward(y, *inputs, 0.1)]
+    for k, (o, r, e) in enumerate(zip(ours, loop, exact, strict=True)):
+        assert_as_accurate(o.float(), r.float(), e, k, roundings=16)
 
 
 # Layers with weights on their state: two tiles of sequences, two blocks of units, two chunks.
@@ -755,6 +777,163 @@ def test_wrong_ends_never_leave_memory(small_blocks):
             for v in (wrong, right)
         ]
         assert all(map(torch.equal, runs[0][2:6], runs[1][2:6]))
+
+
+@pytest.fixture
+def short_stretches(monkeypatch):
+    """Stretches of time so short that a few steps are several."""
+    if INTERPRETED:
+        for name, size in (("STEPS", 4), ("WIDEST", 2), ("SIDE_BY_SIDE", 4)):
+            monkeypatch.setattr(diagonal, name, size)
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    """A list that grows with every linear recurrence that is solved."""
+    made, scan = [], interpreter.ScanOps.generic_scan
+    monkeypatch.setattr(interpreter.ScanOps, "generic_scan", lambda *a: made.append(1) or scan(*a))
+    return made
+
+
+def draw_diagonal(cell, lead, B, n):
+    weights, states = (5, 2) if cell == "lstm" else (3, 1)
+    return [draw(*lead, 3 * n) * 2, draw(weights, n), draw(states, B, n)]
+
+
+def check_diagonal(
+    cell, algorithm, T, B, n, dim=0, reverse=False, lengths=None, ends=None, given=(0, 1)
+):
+    lead = (T,) if ends is not None else (T, B) if dim == 0 else (B, T)
+    inputs = draw_diagonal(cell, lead, B, n)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    shapes = (*lead, n), inputs[2].shape
+    cotangents = [draw(*s) if k in given else None for k, s in enumerate(shapes)]
+    options = (cell, dim, reverse)
+
+    def composed(*flat):
+        return diagonal_recurrence_plain(*flat, lengths, ends, *options)
+
+    tensors, layout = on_device(*inputs), on_device(lengths, ends)
+    output, last, cells = diagonal.forward(*tensors, *layout, *options, True, algorithm)
+    assert cells.numel() == (output.numel() if cell == "lstm" else 0)
+    grads = diagonal.backward(
+        *on_device(*cotangents), *tensors, *layout, output, cells, *options, algorithm
+    )
+    assert_agree([output, last, *grads], composed, inputs, cotangents, cell, roundings=16)
+
+
+CELLS_AND_FORMS = pytest.mark.parametrize(
+    ("cell", "algorithm"), [(c, a) for c in ("gru", "lstm") for a in ("serial", "parallel")]
+)
+
+
+@CELLS_AND_FORMS
+@DIRECTIONS
+def test_diagonal(cell, algorithm, reverse, short_stretches):
+    check_diagonal(cell, algorithm, 11, 3, 5, 1, reverse, lengths=[11, 0, 6])
+
+
+@CELLS_AND_FORMS
+def test_diagonal_over_sequences(cell, algorithm, short_stretches):
+    ends = torch.tensor([0, 5, 5, 14])
+    check_diagonal(cell, algorithm, 14, 3, 3, ends=ends, given=[1])
+
+
+@CELLS_AND_FORMS
+def test_diagonal_of_few_steps(cell, algorithm, short_stretches):
+    check_diagonal(cell, algorithm, 0, 2, 3, given=[1])
+    check_diagonal(cell, algorithm, 1, 2, 3, given=[0])
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_diagonal_in_whole_stretches(cell):
+    check_diagonal(cell, "parallel", 300, 1, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_diagonal_in_other_dtypes(dtype, short_stretches):
+    carry = torch.promote_types(dtype, torch.float32)
+    gates, weight, state = draw_diagonal("lstm", (9, 2), 2, 3)
+    flat = [gates.to(dtype), weight.to(carry), state.to(dtype)]
+    run = (None, None, "lstm", 0, False)
+    exact = diagonal_recurrence_plain(*[v.double() for v in flat], *run)
+    loop = diagonal_recurrence_plain(*flat, *run)
+    for algorithm in ("serial", "parallel"):
+        results = diagonal.forward(*on_device(*flat), *run, False, algorithm)
+        for o, r, e in zip(results, loop, exact, strict=False):
+            assert_as_accurate(o, r, e, algorithm)
+
+
+def flee(cell, sign):
+    """States flee from 0, where the derivative is 3: over all steps it would overflow."""
+    gates, weight, state = draw_diagonal(cell, (256, 1), 1, 2)
+    parts, candidate = list((gates / 100).chunk(3, -1)), 2 if cell == "gru" else 1
+    parts[0] += 3 if cell == "gru" else -3  # always open to the candidate
+    parts[3 - candidate] += 3
+    weight = weight / 100
+    weight[candidate] += 3 * sign
+    return torch.cat(parts, -1), weight, state / 100
+
+
+@COUNTED
+@pytest.mark.parametrize("sign", [1, -1], ids=["flees", "swings"])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_newtons_method_takes_a_few_turns(cell, sign, turns):
+    for inputs in (draw_diagonal(cell, (256, 1), 1, 2), flee(cell, sign)):
+        inputs[1][:] /= 1 if inputs[1].max() > 2.5 else 2
+        run = (None, None, cell, 0, False)
+        turns.clear()
+        output, last, _ = diagonal.forward(*inputs, *run, False, "parallel")
+        wanted = diagonal_recurrence_plain(*inputs, *run)
+        torch.testing.assert_close((output, last), wanted, rtol=0, atol=1e-5)
+        assert 2 < len(turns) <= 15
+
+
+@COUNTED
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_turns_without_a_derivative_end_at_the_result(cell, turns, monkeypatch, short_stretches):
+    """Each then makes one more state exact."""
+    scan = interpreter.ScanOps.generic_scan
+    states = 2 if cell == "lstm" else 1
+    monkeypatch.setattr(
+        interpreter.ScanOps,
+        "generic_scan",
+        lambda self, x: scan(self, x)[:-states] + list(x[-states:]),
+    )
+    monkeypatch.setattr(diagonal, "STEPS", 16)
+    inputs = draw_diagonal(cell, (40, 2), 2, 3)
+    inputs[0][..., :3] += 4 if cell == "lstm" else -4  # a long memory
+    run = (None, None, cell, 0, False)
+    output, last, _ = diagonal.forward(*inputs, *run, False, "parallel")
+    torch.testing.assert_close(
+        (output, last), diagonal_recurrence_plain(*inputs, *run), rtol=0, atol=2e-6
+    )
+    assert len(turns) > 30
+
+
+@COUNTED
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_states_that_are_no_number_stop_nothing(cell, turns, short_stretches):
+    gates, weight, state = draw_diagonal(cell, (40, 1), 1, 2)
+    gates[17, 0, 3] = torch.nan
+    run = (None, None, cell, 0, False)
+    output = diagonal.forward(gates, weight, state, *run, False, "parallel")[0]
+    wanted = diagonal_recurrence_plain(gates, weight, state, *run)[0]
+    torch.testing.assert_close(output, wanted, equal_nan=True)
+    assert output.isnan().sum() == 23
+    assert len(turns) < 80
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_diagonal_chooses_its_form_by_what_there_is_to_do(reverse):
+    def steps(T, B, n):
+        gates, _, state = draw_diagonal("gru", (T, B), B, n)
+        return diagonal.plan(gates, state, None, "gru", 0, reverse, "auto").options["STEPS"]
+
+    assert steps(1000, 1, 8) == 256
+    assert steps(100, 1, 8) == 128
+    assert steps(1, 1, 8) == 1
+    assert steps(20, 64, 512) == 1
 
 
 # What an interpreter cannot show: tiles at their real size, at once, in any order.

@@ -14,7 +14,7 @@ from longrnn.bench.share import Share, ShareCase
 from longrnn.nn import PhasedLSTM
 from longrnn.ops.candidates import merge_biases
 from longrnn.ops.phased_recurrence.plain import phased_recurrence_plain
-from longrnn.ops.time_gate import time_gate
+from longrnn.ops.time_gate.op import time_gate
 
 _DIGITS: dict[str, Any] = {"T": 784, "m": 1, "n": 110}
 
@@ -37,9 +37,9 @@ def contenders(device: str) -> list[Contender]:
         return module(case.x, times=case.times)[0]
 
     return [
-        share.contender("phased-lstm", _layer, run, reference=_blend),
-        share.contender("phased-lstm, dense", _layer, run, dense=True, reference=_blend),
-        share.contender("blend each step", _layer, _blend, kind="peer"),
+        share.contender("phased-lstm", _layer, run, reference=blend),
+        share.contender("phased-lstm, dense", _layer, run, dense=True, reference=blend),
+        share.contender("blend each step", _layer, blend, kind="peer"),
         share.baseline(),
     ]
 
@@ -72,7 +72,7 @@ def _clock(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
     return layer.log_period_l0.exp(), layer.shift_l0, layer.on_ratio_l0
 
 
-def _blend(layer: Any, case: ShareCase) -> Tensor:
+def blend(layer: Any, case: ShareCase) -> Tensor:
     """Evaluate every unit at every step and blend."""
     bias = merge_biases("lstm", layer.bias_ih_l0, layer.bias_hh_l0, layer.weight_hh_l0)
     weights = (layer.weight_ih_l0, layer.weight_hh_l0, bias, layer.weight_peephole_l0)

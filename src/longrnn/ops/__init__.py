@@ -5,7 +5,7 @@ from longrnn.ops.block_linear_recurrence.op import block_linear_recurrence
 from longrnn.ops.budget_loss import budget_loss
 from longrnn.ops.linear_recurrence.op import linear_recurrence
 from longrnn.ops.solve_recurrence.op import solve_recurrence
-from longrnn.ops.time_gate import time_gate
+from longrnn.ops.time_gate.op import time_gate
 
 __all__ = [
     "binarize",

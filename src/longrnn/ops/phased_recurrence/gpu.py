@@ -29,6 +29,7 @@ from longrnn.ops._triton_cells import (
 from longrnn.ops._triton_math import load_real, store_real, tanh
 from longrnn.ops.candidates import input_gradient, weight_gradients
 from longrnn.ops.phased_recurrence.cpu import allocate
+from longrnn.ops.time_gate.gpu import clock
 
 
 def forward(
@@ -145,32 +146,6 @@ _PLANES, _BACKWARD_PLANES = tl.constexpr(3), tl.constexpr(10)
 
 
 @triton.jit
-def _clock(now, period_ptr, shift_ptr, ratio_ptr, unit, n, LEAK: tl.constexpr, CARRY: tl.constexpr):
-    """How far units are open at times `now`, and its derivatives by the phase and by on_ratio.
-
-    And how often they turned since their shift.
-    """
-    there = unit < n
-    period = tl.load(period_ptr + unit, mask=there, other=1.0).to(tl.float64)[None, :]
-    ratio = tl.load(ratio_ptr + unit, mask=there, other=1.0)[None, :]
-    since = now[:, None] - tl.load(shift_ptr + unit, mask=there, other=0.0)[None, :]  # float64
-    turns = since / period
-    # Twice: after very many turns the first rest, although exact, is still many periods.
-    rest = tl.fma(-tl.floor(turns), period, since)
-    rest = tl.fma(-tl.floor(rest / period), period, rest)
-    phase = rest / period
-    phase = tl.where((phase < 0) | (phase >= 1), 0.0, phase).to(CARRY)  # a NaN stays one
-    part = phase / ratio
-    is_open = phase < ratio
-    rising = part < 0.5
-    steep = 2.0 / ratio
-    k = tl.where(is_open, tl.where(rising, 2.0 * part, 2.0 - 2.0 * part), LEAK * phase)
-    slope = tl.where(is_open, tl.where(rising, steep, -steep), LEAK)
-    by_ratio = tl.where(is_open, -slope * part, 0.0)
-    return k, slope, by_ratio, turns.to(CARRY)
-
-
-@triton.jit
 def _peepholes(peephole_ptr, unit, n):
     """Those of i, f and o."""
     there = unit < n
@@ -238,7 +213,7 @@ def _forward_kernel(
             unit = j + tl.arange(0, UNITS)
             inside = live[:, None] & (unit < n)[None, :]
             mine = in_plane[:, None] + unit[None, :]
-            k, _s, _b, _t = _clock(now, period_ptr, shift_ptr, ratio_ptr, unit, n, LEAK, CARRY)
+            k, _s, _b, _t = clock(now, period_ptr, shift_ptr, ratio_ptr, unit, n, LEAK, CARRY)
             k = tl.where(inside, k, 0.0)
             h = tl.load(old + mine)
             worth = k != 0  # where k is no number, neither is the state
@@ -360,7 +335,7 @@ def _backward_kernel(
             if CELL == "lstm":
                 by_k += gc * (new_c - c)
             by_k = tl.where(inside, by_k, 0.0)
-            k, slope, by_ratio, turns = _clock(
+            k, slope, by_ratio, turns = clock(
                 now, period_ptr, shift_ptr, ratio_ptr, unit, n, LEAK, CARRY
             )
             k = tl.where(inside, k, 0.0)

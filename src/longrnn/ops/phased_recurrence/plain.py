@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from longrnn.ops.candidates import CANDIDATES
-from longrnn.ops.time_gate import time_gate
+from longrnn.ops.time_gate.plain import time_gate_plain
 
 Results = tuple[Tensor, Tensor, Tensor | None]
 
@@ -42,7 +42,7 @@ def phased_recurrence_plain(
         valid = steps < lengths.unsqueeze(-1)  # (B, T)
         rows = (cu_seqlens[:-1, None] + steps).where(valid, 0)
         x, times, dim = x[rows], times[rows], 1
-    gates = time_gate(times, period, shift, on_ratio, leak).to(x.dtype)
+    gates = time_gate_plain(times, period, shift, on_ratio, leak).to(x.dtype)
     weights = (weight_ih, weight_hh, bias, *([] if cell != "lstm" else [peephole]))
     h, c = hidden, hidden if cells is None else cells
     outputs = []

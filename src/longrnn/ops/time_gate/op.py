@@ -1,12 +1,20 @@
-r"""The Phased LSTM's time gate: when, by the clock, a unit is open."""
+r"""The Phased LSTM's time gate: when, by the clock, a unit is open.
+
+One pass each way: stamps in, openness out. The gradient computes the phases again, so that nothing
+as large as the result is kept.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from longrnn import _checks
+from longrnn import _checks, _native
+from longrnn.ops._second_order import differentiate_plain
 from longrnn.ops.linear_recurrence.transforms import transforms_active
+from longrnn.ops.time_gate import cpu
+from longrnn.ops.time_gate.plain import time_gate_plain
 
 
 def time_gate(
@@ -41,9 +49,9 @@ def time_gate(
         - returns: (..., n)
 
     Returns:
-        The gate, in the dtype that the three parameters promote to. The phase is computed in the
-        widest dtype given and in no less than float32: microseconds of an hour-long recording
-        keep theirs if `times` is float64, whatever the parameters are.
+        The gate, in the dtype that the three parameters promote to. The time since the shift is
+        computed in float64, the phase in that dtype and in no less than float32: microseconds of an
+        hour-long recording keep theirs if `times` is float64, whatever the parameters are.
 
     Raises:
         ValueError: If a shape, dtype, device or `leak` is not as above; on a CPU, outside
@@ -66,17 +74,22 @@ def time_gate(
     """
     _check(times, period, shift, on_ratio, leak)
     dtype = torch.promote_types(period.dtype, torch.promote_types(shift.dtype, on_ratio.dtype))
-    narrow = torch.promote_types(dtype, torch.float32)
-    wide = torch.promote_types(times.dtype, narrow)
-    since = times.to(wide).unsqueeze(-1) - shift.to(wide)  # (..., n)
-    phase = (torch.remainder(since, period.to(wide)) / period.to(wide)).to(narrow)
-    on_ratio = on_ratio.to(narrow)
-    is_open = phase < on_ratio
-    # Zero where it is closed: else a tiny on_ratio makes it infinite, and the gradient nan.
-    progress = torch.where(is_open, phase, 0) / on_ratio
-    ramp = torch.where(progress < 0.5, 2 * progress, 2 - 2 * progress)
-    return torch.where(is_open, ramp, leak * phase).to(dtype)
+    inner = torch.promote_types(dtype, torch.float32)
+    inputs = (times.double(), period.to(inner), shift.to(inner), on_ratio.to(inner), float(leak))
+    if transforms_active() or not _has_kernel(times.device):
+        return time_gate_plain(*inputs).to(dtype)
+    return torch.ops.longrnn.time_gate(*inputs).to(dtype)
 
+
+torch.library.define(
+    "longrnn::time_gate",
+    "(Tensor times, Tensor period, Tensor shift, Tensor on_ratio, float leak) -> Tensor",
+)
+torch.library.define(
+    "longrnn::time_gate_backward",
+    "(Tensor grad, Tensor times, Tensor period, Tensor shift, Tensor on_ratio, float leak) -> "
+    "(Tensor, Tensor, Tensor, Tensor)",
+)
 
 _LEGAL: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "period": ("positive and finite", lambda period: (period > 0) & period.isfinite()),
@@ -101,3 +114,62 @@ def _check(times: Tensor, period: Tensor, shift: Tensor, on_ratio: Tensor, leak:
             raise ValueError(f"{name} must be {wanted}, got {parameter[~fine][0].item()}")
     if isinstance(leak, bool) or not isinstance(leak, (int, float)) or not 0 <= leak <= 1:
         raise ValueError(f"leak must be a number in [0, 1], got {leak!r}")
+
+
+def _has_kernel(device: torch.device) -> bool:
+    if device.type == "cpu":  # a compiler always sees the op, which then runs what there is
+        return torch.compiler.is_compiling() or _native.available()
+    return device.type in ("cuda", "meta")
+
+
+@torch.library.impl("longrnn::time_gate", "CPU")
+def _forward_cpu(*arguments: Any) -> Tensor:
+    return cpu.forward(*arguments) if _native.available() else time_gate_plain(*arguments)
+
+
+@torch.library.impl("longrnn::time_gate_backward", "CPU")
+def _backward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+    return cpu.backward(*arguments)
+
+
+@torch.library.impl("longrnn::time_gate", "CUDA")
+def _forward_cuda(*arguments: Any) -> Tensor:
+    from longrnn.ops.time_gate import gpu  # imports Triton, absent on CPU machines
+
+    return gpu.forward(*arguments)
+
+
+@torch.library.impl("longrnn::time_gate_backward", "CUDA")
+def _backward_cuda(*arguments: Any) -> tuple[Tensor, ...]:
+    from longrnn.ops.time_gate import gpu
+
+    return gpu.backward(*arguments)
+
+
+@torch.library.register_fake("longrnn::time_gate")
+def _forward_fake(times: Tensor, period: Tensor, *_: Any) -> Tensor:
+    return period.new_empty(*times.shape, *period.shape)
+
+
+@torch.library.register_fake("longrnn::time_gate_backward")
+def _backward_fake(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in arguments[:4])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.leak = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    tensors = ctx.saved_tensors
+    if torch.is_grad_enabled() or not (grad.device.type != "cpu" or _native.available()):
+
+        def plain(*inputs: Any) -> tuple[Tensor]:
+            return (time_gate_plain(*inputs, ctx.leak),)
+
+        return *differentiate_plain(plain, tensors, [grad]), None
+    return *torch.ops.longrnn.time_gate_backward(grad, *tensors, ctx.leak), None
+
+
+torch.library.register_autograd("longrnn::time_gate", _differentiate, setup_context=_save)

@@ -1,0 +1,1 @@
+"""When, by the clock, units are open."""
