@@ -37,8 +37,7 @@ def look_at(cell: Cell, inputs: Any, state: Any) -> tuple[list[Tensor], bool]:
     given += [s.detach().requires_grad_(s.requires_grad) for s in before]
 
     def call(*tensors: Tensor) -> Any:
-        with torch.autocast(before[0].device.type, enabled=False):
-            return cell(like(inputs, tensors[: len(xs)]), like(state, tensors[len(xs) :]))
+        return cell(like(inputs, tensors[: len(xs)]), like(state, tensors[len(xs) :]))
 
     captured, after = find_captured(call, given)
     if not isinstance(after, (Tensor, tuple, list)) or len(members(after)) != len(before):

@@ -45,8 +45,9 @@ class Solved(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """One linear recurrence, and one step of the cell."""
         tensors = ctx.saved_tensors
-        adjoint = LinearSolved.apply(ctx.steps, True, grads[0], *tensors)
-        by_states, *found = _differentiate(ctx.steps, lambda after, _: after, tensors, adjoint)
+        with torch.autocast(grads[0].device.type, enabled=False):
+            adjoint = LinearSolved.apply(ctx.steps, True, grads[0], *tensors)
+            by_states, *found = _differentiate(ctx.steps, lambda after, _: after, tensors, adjoint)
         assert by_states is not None  # they need a gradient, or nobody would ask for one
         _check(adjoint.detach(), grads[0].detach() + by_states.detach())
         return None, None, *found
@@ -76,14 +77,15 @@ class LinearSolved(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The other way, and the gradient of what is in the Jacobian."""
         solution, *tensors = ctx.saved_tensors
-        other = LinearSolved.apply(ctx.steps, not ctx.transposed, grads[0], *tensors)
-        adjoint, tangent = (solution, other) if ctx.transposed else (other, solution)
-        found = _differentiate(
-            ctx.steps,
-            lambda after, before: pull(after, before, adjoint, create_graph=True),
-            tensors,
-            previous(tangent, None, None, 0, False),
-        )
+        with torch.autocast(solution.device.type, enabled=False):
+            other = LinearSolved.apply(ctx.steps, not ctx.transposed, grads[0], *tensors)
+            adjoint, tangent = (solution, other) if ctx.transposed else (other, solution)
+            found = _differentiate(
+                ctx.steps,
+                lambda after, before: pull(after, before, adjoint, create_graph=True),
+                tensors,
+                previous(tangent, None, None, 0, False),
+            )
         return None, None, other, *found
 
 

@@ -76,7 +76,7 @@ def solve_recurrence(
             its state and a quasi-Newton method for others. "block": small blocks, of the last
             dimension of a state that is one tensor, or of the same element of each tensor of one
             that is several, such as (h, c) of one unit.
-        tol: Largest relative residual; 64 times the rounding unit of the dtype if None.
+        tol: Largest relative residual; 16 times the rounding unit of the dtype if None.
         max_iterations: Linear recurrences that a chunk may take.
         trust: Relative residual above which a step's Jacobian is not trusted to expand: it is
             scaled to a norm of at most 1. `math.inf` is Newton's method as it is, which may take
@@ -136,13 +136,14 @@ def solve_recurrence(
     if torch.compiler.is_compiling():  # there is no graph of what depends on values
         run = torch.compiler.disable(_run)
     options = Options(jacobian, tol, max_iterations, trust, chunk_size, on_failure)
-    return run(cell, inputs, initial_state, guess, options)
+    check_arguments(inputs, initial_state, options)
+    with torch.autocast(members(initial_state)[0].device.type, enabled=False):
+        return run(cell, inputs, initial_state, guess, options)
 
 
 def _run(
     cell: Cell, inputs: Any, initial_state: Any, guess: Any, options: Options
 ) -> tuple[Any, Report]:
-    check_arguments(inputs, initial_state, options)
     xs, state = members(inputs), members(initial_state)
     (T, B), dtype = xs[0].shape[:2], state[0].dtype
     if guess is not None:
@@ -150,7 +151,7 @@ def _run(
     if T * sum(s.numel() for s in state) == 0:
         nothing = state[0].new_empty(0, B)
         found = [s.unsqueeze(0).expand(T, *s.shape) for s in state]
-        return like(initial_state, found), Report(nothing.long(), nothing, nothing[:, 0].bool())
+        return like(initial_state, found), Report(nothing.long(), nothing, torch.zeros(0).bool())
     xs, state = [widened(x) for x in xs], [widened(s) for s in state]
     inputs, state_form = like(inputs, xs), like(initial_state, state)
     captured, differentiable = look_at(cell, inputs, state_form)
@@ -191,7 +192,7 @@ def _solve(
 ) -> _Chunk:
     """Solve the chunk that begins at a step; with a graph if `exact` is there to differentiate."""
     eps = torch.finfo(state[0].dtype).eps
-    tol = 64 * eps if options.tol is None else options.tol
+    tol = 16 * eps if options.tol is None else options.tol
     initial = steps.pack([s.detach() for s in state])
     if guess is None:
         first = initial.expand(len(piece[0]), *initial.shape)

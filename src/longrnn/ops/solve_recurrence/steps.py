@@ -88,8 +88,7 @@ class Steps:
         others = [widened(t) for t in (self.captured if captured is None else captured)]
         replaced = [t is not other for t, other in zip(self.captured, others, strict=True)]
         mode = Replaced(self.captured, others) if any(replaced) else nullcontext()
-        device = members(state)[0].device.type
-        with torch.autocast(device, enabled=False), mode:
+        with mode:
             return self.cell(input, state)
 
     def evaluate(
