@@ -19,6 +19,9 @@ from longrnn.nn.stack import map_state
 M, N = 3, 4
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_layer = pytest.mark.parametrize("case", PLAIN, ids=str)
+each_gilr_lstm = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name == "skip-gilr-lstm"], ids=str
+)
 each_of_torch = pytest.mark.parametrize("case", TORCH, ids=str)
 
 
@@ -197,6 +200,38 @@ def test_a_skipped_step_is_not_evaluated_where_no_gradient_is_asked(case, traini
         assert_same(quick, dense)
     layer.requires_grad_(False)
     assert_same(run(layer, poisoned, lengths=lengths), quick)
+
+
+@each_gilr_lstm
+@pytest.mark.parametrize("lengths", [None, [4, 2]], ids=str)
+def test_second_derivatives_of_a_gilr_lstm(case, lengths):
+    layer = build(case, 2, hidden_size=2)
+    given = None if lengths is None else torch.tensor(lengths)
+    seconds = []
+    for function in (
+        lambda x, state: run(layer, x, state, lengths=given),
+        lambda x, state: reference(layer, case, x, lengths, state),
+    ):
+        torch.manual_seed(2)
+        x = draw(4, 2, M, requires_grad=True)
+        state = random_state(layer, case, 2, requires_grad=True)
+        targets = [x, *state, *(p for n, p in layer.named_parameters() if not n.endswith("_0"))]
+        values = function(x, state)
+        outer = [torch.randn_like(v).requires_grad_() for v in values]
+        firsts = torch.autograd.grad(values, targets, outer, create_graph=True)
+        torch.manual_seed(3)
+        seconds.append(
+            torch.autograd.grad(firsts, targets + outer, [torch.randn_like(g) for g in firsts])
+        )
+    assert_all_close(*seconds)
+
+
+@each_gilr_lstm
+@torch.no_grad()
+def test_a_gilr_lstm_may_be_mapped(case):
+    layer, x = build(case, 2), draw(2, 5, 3, M)
+    mapped = torch.func.vmap(lambda x: tuple(run(layer, x)))(x)
+    assert_all_close([y[1] for y in mapped], run(layer, x[1]))
 
 
 @each_layer

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import linear
 
+from longrnn.ops.gated_recurrence.op import gated_recurrence
 from longrnn.ops.linear_recurrence.op import linear_recurrence
 from longrnn.ops.linear_recurrence.plain import final, previous
 
@@ -27,36 +28,30 @@ def run_every_step(
     dim: int,
 ) -> tuple[Tensor, ...]:
     """Output, and each member of the final state; see `op.py` for the arguments."""
-    x = x.to(weights[0].dtype)
-    u, wide = updates, updates.dtype  # u is 0 past a sequence's end, where states stay
-
-    def recur(decays: Tensor | float, impulses: Tensor, first: Tensor) -> Tensor:
-        kept, grown = 1 - u + u * decays, u * impulses
-        return linear_recurrence(kept, grown, first, dim=dim, cu_seqlens=cu_seqlens)
-
+    x, u = x.to(weights[0].dtype), updates
+    openness = u.to(x.dtype).expand(*x.shape[:-1], states[0].shape[-1])
+    layout = {"lengths": lengths, "cu_seqlens": cu_seqlens, "batch_first": dim == 1}
     finals = []
-    for k, firsts in enumerate(zip(*(member.to(wide) for member in states), strict=True)):
+    for k, (surrogate, c, h) in enumerate(zip(*states, strict=True)):
         if masks is not None and k:
             x = x * masks[k - 1]
         weight_is, bias_is, weight_ih, weight_sh, bias_ih = weights[5 * k : 5 * k + 5]
-        gate, impulse = linear(x, weight_is, bias_is).to(wide).chunk(2, -1)
-        kept, grown = sigmoid(gate), sigmoid(-gate) * tanh(impulse)
-        surrogate = recur(kept, grown, firsts[0])
-        seen = previous(surrogate, firsts[0], cu_seqlens, dim, False)
+        gates = linear(x, weight_is, bias_is)
+        seen, surrogate = gated_recurrence(
+            gates, surrogate, "surrogate", openness=openness, **layout
+        )
         if not surrogate_shift:
-            seen = kept * seen + grown
+            gate, impulse = gates.chunk(2, -1)
+            seen = sigmoid(gate) * seen + sigmoid(-gate) * tanh(impulse)
         both = torch.cat([weight_ih, weight_sh], 1)
-        gates = linear(torch.cat([x, seen.to(x.dtype)], -1), both, bias_ih).to(wide)
-        i, f, z, o = gates.chunk(4, -1)
-        kept, grown = sigmoid(f), sigmoid(i) * tanh(z)
-        c = recur(kept, grown, firsts[1])
-        new_c = kept * previous(c, firsts[1], cu_seqlens, dim, False) + grown
-        new_h = sigmoid(o) * new_c
-        h = recur(0.0, new_h, firsts[2])
-        members = zip((surrogate, c, h), firsts, strict=True)
-        finals.append([final(after, first, cu_seqlens, dim, False) for after, first in members])
-        x = new_h.to(x.dtype)
-    if lengths is not None:
-        steps = torch.arange(x.shape[dim], device=x.device).unsqueeze(1 - dim)
-        h = h.where((steps < lengths.unsqueeze(dim)).unsqueeze(-1), 0.0)
-    return h.to(x.dtype), *(torch.stack(member).to(x.dtype) for member in zip(*finals, strict=True))
+        gates = linear(torch.cat([x, seen.to(x.dtype)], -1), both, bias_ih)
+        i, f, z, o = gates.to(u.dtype).chunk(4, -1)
+        kept, grown, c = sigmoid(f), sigmoid(i) * tanh(z), c.to(u.dtype)
+        decays, impulses = 1 - u + u * kept, u * grown
+        after = linear_recurrence(decays, impulses, c, dim=dim, cu_seqlens=cu_seqlens)
+        new_c = kept * previous(after, c, cu_seqlens, dim, False) + grown
+        x = (sigmoid(o) * new_c).to(x.dtype)  # the next layer takes the candidate
+        output, h = gated_recurrence(x, h, "hold", openness=openness, **layout)
+        c = final(after, c, cu_seqlens, dim, False)  # u is 0 past a sequence's end
+        finals.append((surrogate, c.to(x.dtype), h))
+    return output, *(torch.stack(member) for member in zip(*finals, strict=True))
