@@ -111,6 +111,27 @@ def test_linear_kernels_compile(shape, dim, dtype, ragged, compiled):
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize(
+    ("shape", "dtype", "kernels"),
+    [
+        ((2, 65536, 4), torch.float32, 2),
+        ((64, 1, 8), torch.bfloat16, 6),  # split: maps, states before chunks, states; and back
+        ((16, 3, 33), torch.complex128, 2),
+    ],
+    ids=str,
+)
+def test_block_kernels_compile(shape, dtype, kernels, compiled):
+    from longrnn.ops.block_linear_recurrence import gpu
+
+    x, h0 = torch.empty(shape, dtype=dtype), torch.empty(shape[1:], dtype=dtype)
+    a = torch.empty(*shape, shape[-1], dtype=dtype)
+    gpu.forward(a, x, h0, 0, False)
+    gpu.backward(x, a, x, h0, 0, False, True)
+    assert len(compiled) == kernels
+    assert all(len(kernel.asm["cubin"]) > 0 for kernel in compiled)
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize(
     ("cell", "dtype", "ragged"),
     [
         ("surrogate", torch.float32, False),

@@ -146,6 +146,20 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return (cpu if _native.available() else plain).backward(*arguments)
 
 
+@torch.library.impl("longrnn::block_linear_recurrence", "CUDA")
+def _forward_cuda(*arguments: Any) -> Tensor:
+    from longrnn.ops.block_linear_recurrence import gpu  # imports Triton, absent on CPU machines
+
+    return gpu.forward(*arguments)
+
+
+@torch.library.impl("longrnn::block_linear_recurrence_backward", "CUDA")
+def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from longrnn.ops.block_linear_recurrence import gpu
+
+    return gpu.backward(*arguments)
+
+
 @torch.library.impl("longrnn::block_linear_recurrence", "CompositeExplicitAutograd")
 def _forward_elsewhere(*arguments: Any) -> Tensor:
     return plain.forward(*arguments)
