@@ -196,6 +196,7 @@ def _faster(row: Row) -> str:
 
 _TABLES: dict[str, Callable[[list[Row]], list[str]]] = {
     "recurrence": _recurrence,
+    "block": _recurrence,
     "layers": _layers,
     "streaming": _streaming,
     "mux": _mux,

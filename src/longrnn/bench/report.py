@@ -4,6 +4,7 @@ from longrnn.bench.results import Row
 
 _HEADINGS = {
     "recurrence": ("limit", "of_limit"),
+    "block": ("limit", "of_limit"),
     "layers": ("products", "of_products"),
     "streaming": ("products", "of_products"),
     "skip": ("updates", "share"),

@@ -15,6 +15,7 @@ _RESULTS = ("h", "grad_a", "grad_x")
 # How a layout is made from (B, T, D), and undone.
 _LAYOUTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, torch.Size], Tensor]]] = {
     "(B, T, D)": (lambda v: v, lambda v, shape: v),
+    "(T, B, n, n)": (lambda v: v, lambda v, shape: v),  # of the block suite
     "(B, T, 1, D)": (lambda v: v.unsqueeze(2), lambda v, shape: v.squeeze(2)),
     "(B, D, T)": (
         lambda v: v.transpose(1, 2).contiguous(),

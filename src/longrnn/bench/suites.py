@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from longrnn import _checks
-from longrnn.bench import layers, machine, mux, phased, recurrence, results, skip, streaming
+from longrnn.bench import block, layers, machine, mux, phased, recurrence, results, skip, streaming
 from longrnn.bench.contender import present
 from longrnn.bench.measure import Budget
 from longrnn.bench.results import Row
@@ -19,6 +19,7 @@ _MODULES: dict[str, Any] = {
     "streaming": streaming,
     "skip": skip,
     "phased": phased,
+    "block": block,
     "mux": mux,
 }
 SUITES = list(_MODULES)
