@@ -47,8 +47,8 @@ def test_lines_tell_share_error_and_ratio(suite, tmp_path):
 
 @pytest.mark.parametrize("suite", [skip, phased])
 def test_a_wrong_layer_is_not_timed(suite, monkeypatch, tmp_path):
-    right = suite._blend
-    monkeypatch.setattr(suite, "_blend", lambda layer, case: right(layer, case) + 0.1)
+    right = suite.blend
+    monkeypatch.setattr(suite, "blend", lambda layer, case: right(layer, case) + 0.1)
     path = bench.run_suite(suite.__name__.rpartition(".")[2], tmp_path, seconds=0.01)
     ours = [r for r in results.read(path) if r["kind"] == "ours"]
     assert {r["status"] for r in ours} == {"wrong"}

@@ -19,8 +19,8 @@ _TORCH = ("lstm", "gru")
 
 
 def contenders() -> list[Contender]:
-    """All contenders, present or not: linear layers, PyTorch's, peers, and matrix products."""
-    ours = [name for name in models() if is_linear(name)]
+    """All contenders, present or not: parallel layers, PyTorch's, peers, and matrix products."""
+    ours = [name for name in models() if is_parallel(name)]
     return [
         *(layer(name) for name in (*ours, *_TORCH)),
         *_PEERS,
@@ -29,8 +29,8 @@ def contenders() -> list[Contender]:
 
 
 @functools.cache
-def is_linear(name: str) -> bool:
-    """Whether a layer is linear in its state."""
+def is_parallel(name: str) -> bool:
+    """Whether a layer computes its matrix products for all steps at once."""
     layer = build(name, (1, 1, 1), "meta")
     return isinstance(layer, RecurrentStack) and not isinstance(layer, TorchStack)
 
@@ -93,7 +93,7 @@ def weight_shapes(name: str, sizes: tuple[int, int, int]) -> list[tuple[torch.Si
     """Shapes of a layer's matrices, and whether the gradient of what each multiplies is needed."""
     found = []
     for parameter_name, parameter in build(name, sizes, "meta").named_parameters():
-        if parameter.ndim == 2 and parameter_name.startswith("weight"):
+        if parameter.ndim == 2 and parameter.shape[0] >= sizes[1]:  # diagonals and gates are less
             kind, _, number = parameter_name.rpartition("_l")
             of_data = number == "0" and not kind.endswith("_sh")  # the first layer's input
             found.append((parameter.shape, not of_data))

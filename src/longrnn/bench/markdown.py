@@ -9,6 +9,7 @@ from longrnn.bench.report import number
 from longrnn.bench.results import Row
 from longrnn.bench.scans import OURS
 
+_PARENTS = {"phased-gilr-lstm": "phased-lstm", "skip-gilr-lstm": "skip-lstm"}
 _MARKED = re.compile(r"(<!-- bench:(\w+)(?: (cpu|cuda))? -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
@@ -183,6 +184,54 @@ def _share(rows: list[Row]) -> list[str]:
     return parts
 
 
+def _lengths(rows: list[Row]) -> list[str]:
+    """Time of a step by length: a table for each group of cases and pass."""
+    parts = []
+    for group, name in dict.fromkeys((r["group"], r["pass"]) for r in rows):
+        here = [r for r in rows if (r["group"], r["pass"]) == (group, name)]
+        by_case = {(r["contender"], r["T"]): r for r in here}
+        lengths = sorted({r["T"] for r in here})
+        lines = []
+        for contender in dict.fromkeys(r["contender"] for r in here):
+            found = [by_case.get((contender, T)) for T in lengths]
+            lines.append([contender, *(_per_step(row) if row else "" for row in found)])
+        names = {row["contender"] for row in here}
+        for made, of in _PARENTS.items():
+            if {made, of} <= names:
+                pairs = [(by_case.get((of, T)), by_case.get((made, T))) for T in lengths]
+                times = [number(a["min_ms"] / b["min_ms"]) if a and b else "" for a, b in pairs]
+                lines.append([f"{of} / {made}", *times])
+        title = name if group == "sweep" else f"{group}, {name}"
+        parts.append(grid([f"{title}: µs a step", *(f"T {T}" for T in lengths)], lines))
+    bases = ", ".join(sorted({row["baseline"] for row in rows if "baseline" in row}))
+    parts.append(
+        f"In brackets: how many times faster than {bases}, by the fastest runs, as are quotients. "
+        "Empty: not timed, since a call takes too long."
+    )
+    if any("iterations" in row for row in rows):
+        parts.append(_solved([r for r in rows if r["group"] == "solve" and r["error"] is not None]))
+    return parts
+
+
+def _per_step(row: Row) -> str:
+    faster = f" ({number(1 / row['ratio_min'])})" if "ratio_min" in row else ""
+    return number(row["us_per_step"]) + faster
+
+
+def _solved(rows: list[Row]) -> str:
+    """Iterations and largest errors of the solvers, by length."""
+    lines = [
+        [
+            f"{row['contender']}, {row['pass']}",
+            str(row["T"]),
+            str(row.get("iterations", "")),
+            f"{row['error']:.0e}",
+        ]
+        for row in rows
+    ]
+    return grid(["solved", "T", "iterations", "largest relative error"], lines)
+
+
 def _mux(rows: list[Row]) -> list[str]:
     return [
         grid([title, *headings[1:]], lines) for title, headings, lines in mux_report.speed_ups(rows)
@@ -202,4 +251,6 @@ _TABLES: dict[str, Callable[[list[Row]], list[str]]] = {
     "mux": _mux,
     "skip": _share,
     "phased": _share,
+    "compose": _lengths,
+    "newton": _lengths,
 }

@@ -20,7 +20,7 @@ from longrnn.batching import (
     run_padded,
 )
 from longrnn.bench.contender import Run, Unsupported, relative_error
-from longrnn.bench.layer_contenders import build, is_linear
+from longrnn.bench.layer_contenders import build, is_parallel
 
 LOOP = "loop over nn.LSTMCell"
 _CHECKED = 24  # sequences, each run by itself in float64
@@ -135,8 +135,8 @@ def buckets(case: MuxCase) -> Iterator[Work]:
 
 def packed(case: MuxCase) -> Iterator[Work]:
     """Batches as they come, end to end."""
-    if case.layer == LOOP or not is_linear(case.layer):
-        raise Unsupported("the layer is not linear in its state")
+    if case.layer == LOOP or not is_parallel(case.layer):
+        raise Unsupported("the layer takes no sequences that lie end to end")
     for members in _as_they_come(case):
         values, ends = pack_end_to_end([case.sequences[i] for i in members])
         run = functools.partial(_run_end_to_end, values.to(case.device), ends)

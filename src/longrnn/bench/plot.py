@@ -6,17 +6,31 @@ from longrnn.bench import mux_report
 from longrnn.bench.markdown import latest
 from longrnn.bench.results import Row
 
-_GROUPS = {"recurrence": "sweep", "layers": "sweep", "streaming": "streaming"}
+_GROUPS = {  # of cases, a picture each
+    "recurrence": ("sweep",),
+    "block": ("n=2", "n=4", "n=8"),
+    "layers": ("sweep",),
+    "streaming": ("streaming",),
+    "compose": ("sweep",),
+    "newton": ("gru", "lstm", "solve"),
+}
 SHARES = {"skip": "share of steps that update", "phased": "share of units that are open"}
-_UNITS = {"recurrence": "ms a call", "layers": "ms a call", "streaming": "ms a piece"}
+_TIMES = {
+    "recurrence": ("median_ms", "ms a call"),
+    "block": ("median_ms", "ms a call"),
+    "layers": ("median_ms", "ms a call"),
+    "streaming": ("median_ms", "ms a piece"),
+    "compose": ("us_per_step", "µs a step"),
+    "newton": ("us_per_step", "µs a step"),
+}
 
 
 def plot(rows: list[Row], folder: str | Path) -> list[Path]:
-    """Draw one picture of each pass of a suite.
+    """Draw one picture of each pass of a suite, and of each group of cases where it has several.
 
     Args:
         rows: Of one suite and device, as read from its file.
-        folder: Where `<suite>-<device>-<pass>.png` go; made if need be.
+        folder: Where `<suite>-<device>[-<group>]-<pass>.png` go; made if need be.
 
     Returns:
         The files.
@@ -24,10 +38,6 @@ def plot(rows: list[Row], folder: str | Path) -> list[Path]:
     Raises:
         ValueError: If no contender was timed.
     """
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     timed = [row for row in latest(rows) if row["status"] == "timed"]
     if not timed:
         raise ValueError("rows must hold a timed contender, got none")
@@ -35,36 +45,51 @@ def plot(rows: list[Row], folder: str | Path) -> list[Path]:
     Path(folder).mkdir(parents=True, exist_ok=True)
     if suite == "mux":
         return mux_report.plot(timed, folder)
-    made = []
     if suite in SHARES:
         return [_plot_share([r for r in timed if r["pass"] == "forward"], folder)]
+    made = []
+    groups = _GROUPS[suite]
     for name in dict.fromkeys(row["pass"] for row in timed):
         shown = [r for r in timed if r["pass"] == name and r["dtype"] == "float32"]
-        swept = [r for r in shown if r["group"] == _GROUPS[suite]] or shown
-        figure = Figure(figsize=(8, 5.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        axes.set_prop_cycle(color=[colormaps["tab20"](k) for k in range(20)])
-        for contender in dict.fromkeys(r["contender"] for r in swept if r["kind"] != "products"):
-            points = sorted((r["T"], r["median_ms"]) for r in swept if r["contender"] == contender)
-            ours = next(r for r in swept if r["contender"] == contender)["kind"] == "ours"
-            axes.plot(*zip(*points, strict=True), "-o" if ours else "--.", label=contender)
-        limits = sorted({(r["T"], r["limit_ms"]) for r in swept if "limit_ms" in r})
-        if suite == "recurrence" and limits:
-            label = "the bytes that must move"
-            axes.plot(*zip(*limits, strict=True), color="black", linewidth=2, label=label)
-        elif limits:
-            least = {T: min(ms for t, ms in limits if t == T) for T, _ in limits}
-            label = "the fewest multiply-adds"
-            axes.plot(list(least), list(least.values()), color="black", linewidth=2, label=label)
-        axes.set(xscale="log", yscale="log", xlabel="steps T", ylabel=_UNITS[suite])
-        axes.set_title(f"{suite}, {name}, {swept[0]['gpu'] or swept[0]['cpu']}")
-        axes.grid(True, which="both", alpha=0.2)
-        axes.legend(fontsize="x-small", ncols=2)
-        path = Path(folder) / f"{suite}-{device}-{name}.png"
-        figure.savefig(path, dpi=120)
-        made.append(path)
+        for group in groups:
+            swept = [r for r in shown if r["group"] == group]
+            if swept or len(groups) == 1:
+                title = name if len(groups) == 1 else f"{group}-{name}"
+                path = Path(folder) / f"{suite}-{device}-{title}.png"
+                made.append(_plot_lengths(swept or shown, title, path))
     return made
+
+
+def _plot_lengths(rows: list[Row], title: str, path: Path) -> Path:
+    """Time against length, and the least that the machine allows where that is known."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    suite = rows[0]["suite"]
+    key, unit = _TIMES[suite]
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_prop_cycle(color=[colormaps["tab20"](k) for k in range(20)])
+    for contender in dict.fromkeys(r["contender"] for r in rows if r["kind"] != "products"):
+        points = sorted((r["T"], r[key]) for r in rows if r["contender"] == contender)
+        ours = next(r for r in rows if r["contender"] == contender)["kind"] == "ours"
+        axes.plot(*zip(*points, strict=True), "-o" if ours else "--.", label=contender)
+    limits = sorted({(r["T"], r["limit_ms"]) for r in rows if "limit_ms" in r})
+    if suite in ("recurrence", "block") and limits:
+        label = "the bytes that must move"
+        axes.plot(*zip(*limits, strict=True), color="black", linewidth=2, label=label)
+    elif limits:
+        least = {T: min(ms for t, ms in limits if t == T) for T, _ in limits}
+        label = "the fewest multiply-adds"
+        axes.plot(list(least), list(least.values()), color="black", linewidth=2, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="steps T", ylabel=unit)
+    axes.set_title(f"{suite}, {title}, {rows[0]['gpu'] or rows[0]['cpu']}")
+    axes.grid(True, which="both", alpha=0.2)
+    axes.legend(fontsize="x-small", ncols=2)
+    figure.savefig(path, dpi=120)
+    return path
 
 
 def _plot_share(rows: list[Row], folder: str | Path) -> Path:

@@ -9,6 +9,8 @@ _HEADINGS = {
     "streaming": ("products", "of_products"),
     "skip": ("updates", "share"),
     "phased": ("open", "share"),
+    "compose": ("µs a step", "us_per_step"),
+    "newton": ("µs a step", "us_per_step"),
     "mux": ("of ideal", "of_ideal"),
 }
 

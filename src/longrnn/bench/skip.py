@@ -13,6 +13,7 @@ from longrnn.bench.measure import Budget
 from longrnn.bench.results import Row
 from longrnn.bench.share import Share, ShareCase
 from longrnn.nn import SkipLSTM
+from longrnn.nn.skip_stack import SkippingStack
 from longrnn.ops.candidates import merge_biases
 from longrnn.ops.skip_recurrence.plain import skip_recurrence_plain
 
@@ -44,9 +45,9 @@ def contenders(device: str) -> list[Contender]:
         return module(case.x)[0]
 
     return [
-        share.contender("skip-lstm", _layer, run, reference=_blend),
-        share.contender("skip-lstm, dense", _layer, run, dense=True, reference=_blend),
-        share.contender("blend each step", _layer, _blend, kind="peer"),
+        share.contender("skip-lstm", _layer, run, reference=blend),
+        share.contender("skip-lstm, dense", _layer, run, dense=True, reference=blend),
+        share.contender("blend each step", _layer, blend, kind="peer"),
         share.baseline(),
     ]
 
@@ -73,21 +74,26 @@ def _layer(case: ShareCase) -> SkipLSTM:
 @functools.cache
 def _settled(line: Share) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    layer = SkipLSTM(line.m, line.n).eval()
-    low, high = -12.0, 8.0
-    x = ShareCase.draw(line, "cpu").x
-    with torch.no_grad():
-        for _ in range(_SETTLE):
-            layer.bias_u.fill_((low + high) / 2)
-            if layer(x)[2].mean() < line.share:
-                low = layer.bias_u.item()
-            else:
-                high = layer.bias_u.item()
-        layer.bias_u.fill_(high)
+    layer = SkipLSTM(line.m, line.n)
+    settle(layer, ShareCase.draw(line, "cpu").x, line.share)
     return layer.state_dict()
 
 
-def _blend(layer: Any, case: ShareCase) -> Tensor:
+@torch.no_grad()
+def settle(layer: SkippingStack, x: Tensor, share: float) -> None:
+    """Set the bias of a layer's gate so that it updates at about a share of the steps of `x`."""
+    low, high = -12.0, 8.0
+    layer.eval()
+    for _ in range(_SETTLE):
+        layer.bias_u.fill_((low + high) / 2)
+        if layer(x)[2].mean() < share:
+            low = layer.bias_u.item()
+        else:
+            high = layer.bias_u.item()
+    layer.bias_u.fill_(high)
+
+
+def blend(layer: Any, case: ShareCase) -> Tensor:
     """Evaluate every step and blend, as the original does."""
     bias = merge_biases("lstm", layer.bias_ih_l0, layer.bias_hh_l0, layer.weight_hh_l0)
     weights = [layer.weight_ih_l0, layer.weight_hh_l0, bias]

@@ -38,10 +38,10 @@ def cases(device: str) -> list[Piece]:
 
 
 def contenders(device: str) -> list[Contender]:
-    """Who runs in the suite on a device: every layer, and the linear ones' matrix products."""
+    """Who runs in the suite on a device: every layer, and the parallel ones' matrix products."""
     return [
         *(replace(layer_contenders.layer(name), prepare=_prepare(name)) for name in models()),
-        *(layer_contenders.products(n) for n in models() if layer_contenders.is_linear(n)),
+        *(layer_contenders.products(n) for n in models() if layer_contenders.is_parallel(n)),
     ]
 
 

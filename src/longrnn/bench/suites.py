@@ -8,7 +8,19 @@ from typing import Any
 import torch
 
 from longrnn import _checks
-from longrnn.bench import block, layers, machine, mux, phased, recurrence, results, skip, streaming
+from longrnn.bench import (
+    block,
+    compose,
+    layers,
+    machine,
+    mux,
+    newton,
+    phased,
+    recurrence,
+    results,
+    skip,
+    streaming,
+)
 from longrnn.bench.contender import present
 from longrnn.bench.measure import Budget
 from longrnn.bench.results import Row
@@ -20,6 +32,8 @@ _MODULES: dict[str, Any] = {
     "skip": skip,
     "phased": phased,
     "block": block,
+    "compose": compose,
+    "newton": newton,
     "mux": mux,
 }
 SUITES = list(_MODULES)

@@ -8,7 +8,10 @@ import typer
 
 def bench(
     suite: Annotated[
-        str, typer.Argument(help="recurrence, layers, streaming, skip, phased, block, mux, or all.")
+        str,
+        typer.Argument(
+            help="recurrence, layers, streaming, skip, phased, block, compose, newton, mux, or all."
+        ),
     ] = "all",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads a contender may use; 0: torch's.")] = 0,
