@@ -12,15 +12,20 @@ class Case(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
 
     def __str__(self) -> str:
-        return "-".join([self.name, *self.options])
+        return "-".join([self.name, *(k for k, v in self.options.items() if v is not True)])
 
 
 CASES = [
     Case("phased-lstm", ("h", "c", "steps")),
     Case("phased-lstm", ("h", "c", "steps"), {"peephole": False}),
     Case("phased-gru", ("h", "steps")),
+    Case("phased-gilr-lstm", ("surrogate", "c", "h", "steps")),
+    Case("phased-gilr-lstm", ("surrogate", "c", "h", "steps"), {"surrogate_shift": False}),
+    Case("gilr", ("h", "steps"), {"phased": True}),
+    Case("sru", ("c", "h", "steps"), {"phased": True}),
 ]
-PLAIN = [case for case in CASES if not case.options]
+# One of each layer, where the cell makes no difference.
+PLAIN = [case for case in CASES if case.options in ({}, {"phased": True})]
 
 
 def time_gate(p: dict[str, Tensor], t: Tensor, leak: float) -> Tensor:
@@ -45,6 +50,49 @@ def candidate(p: dict[str, Tensor], x: Tensor, h: Tensor, c: Tensor) -> tuple[Te
     return sigmoid(o + w_o * c) * tanh(c), c
 
 
+def lstm_step(layer, p, x, state, k):
+    h, c = state[0], state[-1]
+    new_h, new_c = candidate(p, x, h, c)
+    h, c = k * new_h + (1 - k) * h, k * new_c + (1 - k) * c
+    return h, (h, c)[: len(state)]
+
+
+def affine(p: dict[str, Tensor], x: Tensor, parts: int, kind: str = "ih"):
+    y = p["weight_" + kind] @ x
+    if p["bias_" + kind] is not None:
+        y = y + p["bias_" + kind]
+    return y.chunk(parts)
+
+
+def gilr_step(layer, p, x, state, k, kind="ih"):
+    gate, impulse = affine(p, x, 2, kind)
+    g = 1 - k * (1 - sigmoid(gate))
+    h = g * state[0] + (1 - g) * tanh(impulse)
+    return h, (h,)
+
+
+def gilr_lstm_step(layer, p, x, state, k):
+    before, c, h = state
+    after, _ = gilr_step(layer, p, x, state, k, "is")
+    seen = p["weight_sh"] @ (before if layer.surrogate_shift else after)
+    i, f, g, o = (a + b for a, b in zip(affine(p, x, 4), seen.chunk(4), strict=True))
+    c = (1 - k * (1 - sigmoid(f))) * c + k * sigmoid(i) * tanh(g)
+    h = (1 - k) * h + k * sigmoid(o) * c
+    return h, (after, c, h)
+
+
+def sru_step(layer, p, x, state, k):
+    c, h = state
+    z, f, r = affine(p, x, 3)
+    highway = x if p["weight_highway"] is None else p["weight_highway"] @ x
+    c = (1 - k * (1 - sigmoid(f))) * c + k * (1 - sigmoid(f)) * z
+    h = (1 - k) * h + k * (sigmoid(r) * c + (1 - sigmoid(r)) * highway)
+    return h, (c, h)
+
+
+STEPS = {"GILR": gilr_step, "SRU": sru_step, "PhasedGILRLSTM": gilr_lstm_step}
+
+
 def reference(
     layer,
     x: Tensor,
@@ -62,13 +110,14 @@ def reference(
         outputs, finals = one_sequence(layer, x[:length, b], stamps.flatten(), states)
         padding = x.new_zeros(T - length, outputs.shape[1])
         last = [torch.stack(members) for members in zip(*finals, strict=True)]
-        columns.append([torch.cat([outputs, padding]), *last[: len(states)], steps + length])
+        columns.append([torch.cat([outputs, padding]), *last, steps + length])
     return [torch.stack(members, 1) for members in zip(*columns, strict=True)]
 
 
 def one_sequence(layer, xs: Tensor, times: Tensor, states: list[Tensor]):
-    """The outputs of the last layer, and (h, c) of every layer and direction."""
+    """The outputs of the last layer, and the states of every layer and direction."""
     finals = []
+    step = STEPS.get(type(layer).__name__, lstm_step)
     leak = layer.leak if layer.training else 0.0
     for depth in range(layer.num_layers):
         ways = []
@@ -78,16 +127,14 @@ def one_sequence(layer, xs: Tensor, times: Tensor, states: list[Tensor]):
                 for name, value in layer._parameters.items()
                 if name.endswith(suffix)
             }
-            h, c = (member[len(finals)] for member in (states[0], states[-1]))
-            outputs = [h[:0]] * len(xs)
+            now = tuple(member[len(finals)] for member in states)
+            outputs = [now[0][:0]] * len(xs)
             order = range(len(xs))
             for t in reversed(order) if "reverse" in suffix else order:
                 k = time_gate(p, times[t], leak)
-                new_h, new_c = candidate(p, xs[t], h, c)
-                h, c = k * new_h + (1 - k) * h, k * new_c + (1 - k) * c
-                outputs[t] = h
-            ways.append(torch.stack([h, *outputs])[1:])
-            finals.append((h, c))
+                outputs[t], now = step(layer, p, xs[t], now, k)
+            ways.append(torch.stack([now[0], *outputs])[1:])
+            finals.append(now)
         xs = torch.cat(ways, -1)
     return xs, finals
 
@@ -95,7 +142,7 @@ def one_sequence(layer, xs: Tensor, times: Tensor, states: list[Tensor]):
 def fresh_state(layer, x: Tensor) -> list[Tensor]:
     zeros = x.new_zeros(layer.num_layers * (1 + layer.bidirectional), layer.hidden_size)
     steps = torch.zeros(1, 1, dtype=torch.int64)
-    return [zeros, zeros, steps][3 - len(layer.state_type._fields) :]
+    return [*[zeros] * (len(layer.state_type._fields) - 1), steps]
 
 
 def random_state(layer, B: int, requires_grad: bool = False):

@@ -341,7 +341,7 @@ def test_an_empty_sequence_keeps_its_state(case):
 def test_strided_arguments_give_the_same(case):
     layer, x, times = build(case), draw(5, 2, M), stamps(5, 2)
     strided = torch.stack([x, x], -1)[..., 0]
-    assert_same(run(layer, strided, times=times.T.contiguous().T), run(layer, x, times=times))
+    assert_all_close(run(layer, strided, times=times.T.contiguous().T), run(layer, x, times=times))
 
 
 SETTINGS = {
@@ -457,7 +457,7 @@ def test_survives_copies_and_files(case):
 @each_layer
 def test_is_built_on_the_meta_device_first(case):
     with torch.device("meta"):
-        layer = longrnn.create_model(case.name, M, N, 2)
+        layer = longrnn.create_model(case.name, M, N, 2, **case.options)
     assert all(p.is_meta for p in layer.parameters())
     x = torch.empty(5, 2, M, device="meta")
     assert layer(x, times=torch.empty(5, device="meta"))[0].shape == (5, 2, N)
@@ -465,7 +465,7 @@ def test_is_built_on_the_meta_device_first(case):
     torch.manual_seed(3)
     layer.reset_parameters()
     torch.manual_seed(3)
-    fresh = longrnn.create_model(case.name, M, N, 2)
+    fresh = longrnn.create_model(case.name, M, N, 2, **case.options)
     assert_same(list(layer.parameters()), list(fresh.parameters()))
 
 
@@ -473,11 +473,7 @@ def test_is_built_on_the_meta_device_first(case):
 def test_dropout_acts_between_layers_in_training(case):
     layer, x, times = build(case, 2, dropout=1.0), draw(9, 2, M), stamps(9, 2)
     dropped = run(layer, x, times=times)
-    cut = copy.deepcopy(layer)
-    with torch.no_grad():
-        cut.weight_ih_l1.zero_()
-    cut.dropout = 0.0
-    assert_all_close(dropped, run(cut, x, times=times))
+    assert_same([layer(draw(9, 2, M), times=times)[0]], dropped[:1])  # the last layer sees nothing
     layer.eval()
     kept = run(layer, x, times=times)
     layer.dropout = 0.0
@@ -487,7 +483,8 @@ def test_dropout_acts_between_layers_in_training(case):
 
 @each_layer
 def test_clocks_start_as_documented(case):
-    layer = longrnn.create_model(case.name, 5, 3000, period_init=(10.0, 500.0), on_ratio=0.1)
+    settings = {"period_init": (10.0, 500.0), "on_ratio": 0.1, **case.options}
+    layer = longrnn.create_model(case.name, 5, 3000, **settings)
     log_period, shift = layer.log_period_l0, layer.shift_l0
     low, high = math.log(10), math.log(500)
     assert low <= log_period.min() < low + 0.05
@@ -499,7 +496,7 @@ def test_clocks_start_as_documented(case):
     assert not layer.on_ratio_l0.requires_grad
     assert log_period.requires_grad
     assert shift.requires_grad
-    default = longrnn.create_model(case.name, 5, 3000).log_period_l0.exp()
+    default = longrnn.create_model(case.name, 5, 3000, **case.options).log_period_l0.exp()
     assert 1 <= default.min() < 2 < 900 < default.max() <= 1000
     if case.name == "phased-lstm":
         torch.testing.assert_close(layer.weight_peephole_l0.std().item(), 0.1, rtol=0.1, atol=0)
@@ -528,13 +525,13 @@ def test_a_learned_on_ratio_is_held_within_its_bounds(case):
 
 
 @each_layer
-def test_weights_of_torch_have_the_same_names(case):
-    layer = longrnn.create_model(case.name, M, N, 2, bidirectional=True)
+def test_weights_of_layers_without_a_clock_have_the_same_names(case):
+    layer = longrnn.create_model(case.name, M, N, 2, bidirectional=True, **case.options)
     theirs = longrnn.create_model(case.name.removeprefix("phased-"), M, N, 2, bidirectional=True)
     missing, unexpected = layer.load_state_dict(theirs.state_dict(), strict=False)
     assert not unexpected
     clock = ["log_period", "shift", "on_ratio", "weight_peephole"]
-    clock = clock[:3] if case.name == "phased-gru" else clock
+    clock = clock if case.name == "phased-lstm" else clock[:3]
     suffixes = [f"_l{k}{way}" for k in (0, 1) for way in ("", "_reverse")]
     assert set(missing) == {name + suffix for name in clock for suffix in suffixes}
 
@@ -548,6 +545,11 @@ def test_repr_shows_the_options():
         "PhasedGRU(3, 4, batch_first=True, period_init=(1.0, 1000.0), on_ratio=0.05, leak=0.001, "
         "learn_on_ratio=False)"
     )
+    assert repr(longrnn.GILR(3, 4, phased=True, on_ratio=0.1)) == (
+        "GILR(3, 4, period_init=(1.0, 1000.0), on_ratio=0.1, leak=0.001, learn_on_ratio=False, "
+        "activation='tanh', phased=True)"
+    )
+    assert repr(longrnn.GILR(3, 4)) == "GILR(3, 4, activation='tanh')"
 
 
 X, PACKED = torch.zeros(5, 2, M), pack_sequence([torch.zeros(5, M), torch.zeros(3, M)])
@@ -591,7 +593,7 @@ SHUFFLED = pack_sequence([torch.zeros(3), torch.zeros(5)], enforce_sorted=False)
     ],
 )
 def test_a_bad_call_says_what_is_wrong(case, x, settings, message):
-    layer = longrnn.create_model(case.name, M, N)
+    layer = longrnn.create_model(case.name, M, N, **case.options)
     with pytest.raises(ValueError, match=re.escape(message)):
         layer(x, **settings)
 
@@ -637,4 +639,23 @@ def test_a_bad_count_of_steps_says_what_is_wrong(steps, message):
 )
 def test_a_bad_setting_says_what_is_wrong(case, settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        longrnn.create_model(case.name, **{"input_size": M, "hidden_size": N, **settings})
+        longrnn.create_model(
+            case.name, **{"input_size": M, "hidden_size": N, **settings, **case.options}
+        )
+
+
+@pytest.mark.parametrize("layer", [longrnn.GILR, longrnn.SRU])
+def test_a_clock_is_for_layers_that_are_phased(layer):
+    plain = layer(M, N)
+    assert not any(name.startswith(("log_period", "shift")) for name in plain.state_dict())
+    with pytest.raises(ValueError, match="times must be None where phased is False"):
+        plain(X, times=torch.zeros(5))
+    for name, value in {
+        "period_init": (1.0, 9.0),
+        "on_ratio": 0.1,
+        "leak": 0.0,
+        "learn_on_ratio": False,
+    }.items():
+        message = f"{name} must be None where phased is False, got {value!r}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            layer(M, N, **{name: value})

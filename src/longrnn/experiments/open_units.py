@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from longrnn.experiments.experiment import Line
-from longrnn.nn.phased_stack import PhasedStack, hold
+from longrnn.nn.clocked_stack import hold
+from longrnn.nn.phased_stack import PhasedStack
 from longrnn.ops import time_gate
 from longrnn.train import load_network
 

@@ -8,6 +8,7 @@ from longrnn.nn.min_lstm import MinLSTM
 from longrnn.nn.parallel_gru import ParallelGRU
 from longrnn.nn.parallel_lstm import ParallelLSTM
 from longrnn.nn.phased_cell import PhasedLSTMCell
+from longrnn.nn.phased_gilr_lstm import PhasedGILRLSTM
 from longrnn.nn.phased_gru import PhasedGRU
 from longrnn.nn.phased_lstm import PhasedLSTM
 from longrnn.nn.qrnn import QRNN
@@ -29,6 +30,7 @@ __all__ = [
     "MinLSTM",
     "ParallelGRU",
     "ParallelLSTM",
+    "PhasedGILRLSTM",
     "PhasedGRU",
     "PhasedLSTM",
     "PhasedLSTMCell",

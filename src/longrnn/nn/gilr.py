@@ -1,19 +1,26 @@
 """Gated impulse linear recurrence (GILR)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from longrnn import _checks
-from longrnn.nn.stack import RecurrentStack
+from longrnn.nn.clocked_stack import ClockedStack, choose_clock
 from longrnn.ops.gated_recurrence.op import gated_recurrence
 
 ACTIVATIONS = ("tanh", "elu", "identity", "relu")
 
 
-class GILR(RecurrentStack):
+class PhasedGILRState(NamedTuple):
+    """State of a phased `GILR`: h is (L * D, B, n), steps (1, B, 1) whole numbers."""
+
+    h: Tensor
+    steps: Tensor
+
+
+class GILR(ClockedStack):
     r"""A gated running mean of a function of the input.
 
     $$
@@ -35,10 +42,20 @@ class GILR(RecurrentStack):
         device: Where the parameters are.
         dtype: Of the parameters.
         activation: The function $\tau$: "tanh", "elu", "identity" or "relu".
+        phased: Whether each unit opens for a part of its own period only, as in `PhasedLSTM`: a
+            closed one keeps its state and its output. The options below are for that.
+        period_init: Bounds between which the periods' logarithms are drawn, in the unit of times;
+            (1.0, 1000.0) if None.
+        on_ratio: Share of its period in which a unit is open, in (0, 1); 0.05 if None.
+        leak: Slope of a closed unit's gate over its phase, in training only; 0.001 if None.
+        learn_on_ratio: Whether `on_ratio` is trained; it is held within [0.001, 0.999].
 
     Shape:
         - input: (T, B, m), or (B, T, m) with `batch_first`, or (T, m), or a `PackedSequence`
-        - state: (L * D, B, n), or (L * D, n) where the input is (T, m); zeros if None
+        - state: (L * D, B, n), or (L * D, n) where the input is (T, m); zeros if None; where
+          `phased`, h like that and steps (1, B, 1)
+        - times: where `phased`, (T, B), or (B, T) with `batch_first`, or (T,), or a
+          `PackedSequence`, in any order and unit; None counts steps, and goes on counting
         - lengths: (B,) integers, the valid steps of each sequence in padded input
         - cu_seqlens: (N + 1,) integers, the ends of sequences that lie end to end in (T, m)
         - returns: output (T, B, D * n) laid out as the input, and the state after the last step
@@ -77,10 +94,19 @@ class GILR(RecurrentStack):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         activation: str = "tanh",
+        phased: bool = False,
+        period_init: tuple[float, float] | None = None,
+        on_ratio: float | None = None,
+        leak: float | None = None,
+        learn_on_ratio: bool | None = None,
     ):
         _checks.check_choice("activation", activation, ACTIVATIONS)
         self.activation = activation
         self._cell = f"gilr-{activation}"
+        if phased:
+            self.state_type = PhasedGILRState
+            self.options = (*self.options, "phased")
+        self.phased = phased
         super().__init__(
             input_size,
             hidden_size,
@@ -91,15 +117,22 @@ class GILR(RecurrentStack):
             bidirectional,
             device=device,
             dtype=dtype,
+            clock=choose_clock(
+                phased,
+                period_init=period_init,
+                on_ratio=on_ratio,
+                leak=leak,
+                learn_on_ratio=learn_on_ratio,
+            ),
         )
 
     def _shapes(self, width: int) -> dict[str, tuple[int, ...] | None]:
         n = self.hidden_size
-        return {"weight_ih": (2 * n, width), "bias_ih": (2 * n,)}
+        return {"weight_ih": (2 * n, width), "bias_ih": (2 * n,)} | self._clock_shapes()
 
     def _run(
         self, x: Tensor, weights: list[Any], state: tuple[Tensor, ...], layout: dict[str, Any]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        weight, bias = weights
+        (weight, bias), layout = self._openness(weights, layout)
         output, h = gated_recurrence(linear(x, weight, bias), state[0], self._cell, **layout)
         return output, (h,)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks
-from longrnn.nn.phased_stack import check_clock, hold, reset_clock
+from longrnn.nn.clocked_stack import check_clock, hold, reset_clock
+from longrnn.nn.phased_stack import reset_peephole
 from longrnn.nn.torch_cell import TorchCell
 from longrnn.nn.torch_stack import computed_dtype
 from longrnn.ops.phased_recurrence.op import phased_recurrence
@@ -98,8 +99,9 @@ class PhasedLSTMCell(TorchCell):
     def reset_parameters(self) -> None:
         """Draw parameters as `PhasedLSTM` does."""
         super().reset_parameters()
-        own = (self.weight_peephole, self.log_period, self.shift, self.on_ratio)
-        reset_clock(*own, self.period_init, self.initial_on_ratio)
+        clock = (self.log_period, self.shift, self.on_ratio)
+        reset_clock(*clock, self.period_init, self.initial_on_ratio)
+        reset_peephole(self.weight_peephole)
 
     def extra_repr(self) -> str:
         """Show the options as they were given."""

@@ -82,7 +82,7 @@ class PhasedLSTM(PhasedStack):
     """
 
     state_type = PhasedLSTMState
-    options: ClassVar[tuple[str, ...]] = (*PhasedStack.options, "peephole")
+    options: ClassVar[tuple[str, ...]] = ("peephole",)
     cell = "lstm"
     gates = 4
 

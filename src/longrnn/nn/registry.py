@@ -14,6 +14,7 @@ from longrnn.nn.min_gru import MinGRU
 from longrnn.nn.min_lstm import MinLSTM
 from longrnn.nn.parallel_gru import ParallelGRU
 from longrnn.nn.parallel_lstm import ParallelLSTM
+from longrnn.nn.phased_gilr_lstm import PhasedGILRLSTM
 from longrnn.nn.phased_gru import PhasedGRU
 from longrnn.nn.phased_lstm import PhasedLSTM
 from longrnn.nn.qrnn import QRNN
@@ -40,6 +41,7 @@ _LAYERS: dict[str, Callable[..., nn.Module]] = {
     "skip-gilr-lstm": SkipGILRLSTM,
     "phased-lstm": PhasedLSTM,
     "phased-gru": PhasedGRU,
+    "phased-gilr-lstm": PhasedGILRLSTM,
     "lstm": nn.LSTM,
     "gru": nn.GRU,
 }

@@ -73,7 +73,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **{"num_layers": 2, "pooling": "mean", "forget_bias": 3.0},
     },
 }
-FORGET_GATES = ("gilr-lstm", "skip-gilr-lstm", "sru", "qrnn", "lstm")
+FORGET_GATES = ("gilr-lstm", "skip-gilr-lstm", "phased-gilr-lstm", "sru", "qrnn", "lstm")
 """Models that can begin with a long memory, by `forget_bias`."""
 SKIPPING = ("skip-lstm", "skip-gru", "skip-gilr-lstm")
 """Models that choose which steps they update at, and can be charged for them."""
