@@ -429,6 +429,13 @@ def test_dropout_acts_between_layers_in_training(case):
     assert not torch.equal(kept[0], dropped[0])
     half = build(case, 2, dropout=0.5)
     assert not torch.equal(half(x)[0], half(x)[0])
+    x, results = draw(40, 3, M), []
+    for grad in (True, False):
+        torch.manual_seed(4)
+        with torch.set_grad_enabled(grad):
+            results.append(run(half, x))
+    assert_some_skip(results[0][1])
+    assert_all_close(*results)
 
 
 @each_of_torch

@@ -30,7 +30,11 @@ def run_every_step(
     """Output, and each member of the final state; see `op.py` for the arguments."""
     x, u = x.to(weights[0].dtype), updates
     openness = u.to(x.dtype).expand(*x.shape[:-1], states[0].shape[-1])
-    layout = {"lengths": lengths, "cu_seqlens": cu_seqlens, "batch_first": dim == 1}
+    layout: dict[str, Any] = {
+        "lengths": lengths,
+        "cu_seqlens": cu_seqlens,
+        "batch_first": dim == 1,
+    }
     finals = []
     for k, (surrogate, c, h) in enumerate(zip(*states, strict=True)):
         if masks is not None and k:

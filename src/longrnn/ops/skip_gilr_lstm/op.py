@@ -72,10 +72,13 @@ def skip_gilr_lstm(
         output, *last = run_every_step(x, updates, weights, states, *given)
         return output, updates, *last, p, kappa
     states = [member.to(weights[0].dtype) for member in states]
-    return torch.ops.longrnn.skip_gilr_lstm(x, weights, *gate, states, *given)
+    run: Any = _forward
+    if torch.compiler.is_compiling() or x.is_meta:
+        run = torch.ops.longrnn.skip_gilr_lstm
+    return run(x, weights, *gate, states, *given)
 
 
-# One op, because a compiler cannot follow tensors whose size is the number of updates.
+# For a compiler, which cannot follow tensors whose size is the number of updates.
 torch.library.define(
     "longrnn::skip_gilr_lstm",
     "(Tensor x, Tensor?[] weights, Tensor weight_u, Tensor bias_u, Tensor update_prob, "
@@ -84,7 +87,6 @@ torch.library.define(
 )
 
 
-@torch.library.impl("longrnn::skip_gilr_lstm", "CompositeExplicitAutograd")
 def _forward(
     x: Tensor,
     weights: list[Any],
@@ -112,6 +114,9 @@ def _forward(
     given = (surrogate_shift, masks, lengths, cu_seqlens, dim)
     output, *last = run_used_steps(x, updates, weights, states, *given)
     return output, updates, *last, p, kappa
+
+
+torch.library.impl("longrnn::skip_gilr_lstm", "CompositeExplicitAutograd", _forward)
 
 
 @torch.library.register_fake("longrnn::skip_gilr_lstm")

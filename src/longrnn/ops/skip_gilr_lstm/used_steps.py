@@ -23,20 +23,40 @@ def run_used_steps(
     dim: int,
 ) -> tuple[Tensor, ...]:
     """Output, and each member of the final state; see `op.py` for the arguments."""
-    rows, ends, source = _find(updates.squeeze(-1) > 0, lengths, cu_seqlens, dim)
-    y, finals = x.flatten(0, -2).index_select(0, rows).to(weights[0].dtype), []
+    used, dtype, h = updates.squeeze(-1) > 0, weights[0].dtype, states[2][-1]
+    if used.all():  # a stream's step that updates
+        return _run(x.to(dtype), weights, states, surrogate_shift, masks, cu_seqlens, dim)
+    y, last = h[:0], [member.clone() for member in states]
+    if cu_seqlens is None and lengths is None and not used.any():  # and one that does not
+        return h.unsqueeze(dim).expand(*used.shape, -1).clone(), *last
+    rows, ends, source = _find(used, lengths, cu_seqlens, dim)
+    if rows.numel():
+        given = x.flatten(0, -2).index_select(0, rows).to(dtype)
+        masks = None if masks is None else masks.flatten(1, -2).index_select(1, rows)
+        y, *last = _run(given, weights, states, surrogate_shift, masks, ends, 0)
+    held = torch.cat([y, h, torch.zeros_like(h[:1])]).index_select(0, source)
+    return held.view(*x.shape[:-1], -1), *last
+
+
+def _run(
+    x: Tensor,
+    weights: Sequence[Any],
+    states: Sequence[Tensor],
+    surrogate_shift: bool,
+    masks: Tensor | None,
+    cu_seqlens: Tensor | None,
+    dim: int,
+) -> tuple[Tensor, ...]:
+    """The stack where every step updates."""
+    layout: dict[str, Any] = {"cu_seqlens": cu_seqlens, "batch_first": dim == 1}
+    finals = []
     for k, (surrogate, c, h) in enumerate(zip(*states, strict=True)):
         if masks is not None and k:
-            y = y * masks[k - 1].flatten(0, -2).index_select(0, rows)
-        if rows.numel():
-            layer = weights[5 * k : 5 * k + 5]
-            y, surrogate, c = gilr_lstm(y, layer, surrogate, c, surrogate_shift, cu_seqlens=ends)
-        else:
-            y = h[:0]
-        finals.append((surrogate, c, final(y, h, ends, 0, False)))
-    held = torch.cat([y, h, torch.zeros_like(h[:1])])  # h of the top layer, and what is past an end
-    output = held.index_select(0, source).view(*x.shape[:-1], h.shape[-1])
-    return output, *(torch.stack(member) for member in zip(*finals, strict=True))
+            x = x * masks[k - 1]
+        layer = weights[5 * k : 5 * k + 5]
+        x, surrogate, c = gilr_lstm(x, layer, surrogate, c, surrogate_shift, **layout)
+        finals.append((surrogate, c, final(x, h, cu_seqlens, dim, False)))
+    return x, *(torch.stack(member) for member in zip(*finals, strict=True))
 
 
 def _find(
