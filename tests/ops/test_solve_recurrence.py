@@ -185,15 +185,17 @@ def test_a_guess_saves_iterations():
     assert_as_the_loop(case, again)
 
 
-def test_a_sequence_owes_nothing_to_its_mates():
+@pytest.mark.parametrize("tol", [1e-3, None])
+def test_a_sequence_owes_nothing_to_its_mates(tol):
     case = gru(40, B=3)
     with torch.no_grad():
         case.inputs[:, 1] *= 30  # one that takes longer
-    states, report = solved(case)
+    states, report = solved(case, tol=tol)
     for b in range(3):
-        alone, lone_report = solve_recurrence(case.cell, case.inputs[:, [b]], case.state[[b]])
+        x, h = case.inputs[:, [b]], case.state[[b]]
+        alone, lone_report = solve_recurrence(case.cell, x, h, tol=tol)
         torch.testing.assert_close(states[:, [b]], alone, rtol=0, atol=1e-13)
-        assert abs(int(lone_report.iterations[0, 0]) - int(report.iterations[0, b])) <= 1
+        assert lone_report.iterations[0, 0] == report.iterations[0, b]
     assert len(set(report.iterations[0].tolist())) > 1
 
 
@@ -205,9 +207,9 @@ def logistic(x, s):
 def test_chaos_takes_as_many_iterations_as_steps_and_no_more():
     start = torch.tensor([[0.2], [0.7]], dtype=torch.float64, requires_grad=True)
     case = Case(logistic, torch.zeros(90, 2, 1, dtype=torch.float64), start, [])
-    states, report = solved(case, max_iterations=90)
+    states, report = solved(case, max_iterations=90, tol=1e-20)  # only what is exact is right
     exact = reference(logistic, case.inputs, case.state)
-    torch.testing.assert_close(states, exact, rtol=0, atol=0)  # every step is that of the cell
+    torch.testing.assert_close(states, exact, rtol=0, atol=0)
     assert (report.iterations > 40).all()
     assert (report.iterations <= 90).all()
 
@@ -258,15 +260,26 @@ def test_trust_tames_what_is_unstable_for_a_while():
     assert 2 * iterations[1] < iterations[0]
 
 
-def test_overflow_of_the_model_does_no_harm():
-    """Jacobians of 3e2 at the guess: products of them overflow, the states do not."""
-    x = torch.randn(150, 2, 4)
-    cell = lambda x, s: torch.tanh(300 * s + x)  # noqa: E731
-    for trust in [math.inf, 0.1]:
-        states, _ = solve_recurrence(
-            cell, x, torch.zeros(2, 4), trust=trust, max_iterations=150, jacobian="diagonal"
-        )
-        torch.testing.assert_close(states, reference(cell, x, torch.zeros(2, 4)))
+@pytest.mark.parametrize("trust", [math.inf, 0.1])
+def test_overflow_on_the_way_does_no_harm(trust):
+    x, h = torch.randn(60, 2, 4), torch.zeros(2, 4)
+
+    def expanding(x, s):  # Jacobians of 300 while states are small: their products overflow
+        return torch.tanh(300 * s + x)
+
+    def exploding(x, s):  # calm, but from 3 on states explode, and the guess is there
+        return 0.5 * s**3 + 0.3 * torch.tanh(x)
+
+    def steep(x, s):  # no Jacobian where it starts
+        return 0.5 * s.abs().sqrt() + x.abs() + 0.1
+
+    for cell, most in [(expanding, 60), (exploding, 12), (steep, 12)]:
+        states, report = solve_recurrence(cell, x, h, trust=trust, guess=torch.full_like(x, 3.0))
+        torch.testing.assert_close(states, reference(cell, x, h))
+        assert (report.iterations <= most).all()
+    states, report = solve_recurrence(steep, x, h, trust=trust)
+    torch.testing.assert_close(states, reference(steep, x, h))
+    assert (report.iterations <= 12).all()
 
 
 def test_tolerance_is_what_is_asked_for():
@@ -305,7 +318,7 @@ def test_narrow_numbers_are_computed_in_float32(dtype):
         assert report.sequential.tolist() == [bool(options)]
         assert states.dtype == dtype
         eps = torch.finfo(dtype).eps
-        torch.testing.assert_close(states.float(), exact, rtol=eps, atol=8 * 2.0**-23)
+        torch.testing.assert_close(states.float(), exact, rtol=eps, atol=32 * 2.0**-23)
         ours = torch.autograd.grad(states.float().sum(), [h, *cell.parameters()])
         loop = torch.autograd.grad(exact.sum(), [h, *wide.parameters()], retain_graph=True)
         for a, b in zip(ours, loop, strict=True):

@@ -17,13 +17,13 @@ class Solution(NamedTuple):
         states: Packed, (T, B, M, n).
         iterations: Linear recurrences solved until each sequence had converged, (B,).
         residuals: Of each step, relative to the states so far, (T, B).
-        right: How many steps are right in every sequence; T where all converged.
+        right: How many steps of each sequence are right, (B,); T where it converged.
     """
 
     states: Tensor
     iterations: Tensor
     residuals: Tensor
-    right: int
+    right: Tensor
 
 
 @torch.no_grad()
@@ -39,10 +39,10 @@ def newton(
     r"""Solve $s_t = f(x_t, s_{t-1})$ for all t.
 
     An iteration evaluates $y_t = f(x_t, s_{t-1})$ and $J_t$ at every step, and solves
-    $d_t = J_t d_{t-1} + y_t - s_t$ for the correction of $s$. Whatever $J$ is, the first step that
-    was wrong is right afterwards: it only needs the one before it. Steps that are right are not
+    $d_t = J_t d_{t-1} + y_t - s_t$ for the correction of $s$. Whatever $J$ is, a sequence's first
+    wrong step is right afterwards: it only needs the one before it. Steps that are right are not
     touched again, so that T iterations solve any recurrence, and none is disturbed by what
-    overflows behind it.
+    overflows behind it, nor by the sequences beside it.
 
     Args:
         steps: The cell.
@@ -55,36 +55,42 @@ def newton(
     """
     states, (T, B) = guess.clone(), guess.shape[:2]
     residuals = torch.full_like(guess[..., 0, 0], torch.nan)
-    iterations = torch.full((B,), max_iterations, dtype=torch.long, device=guess.device)
-    left = torch.ones_like(iterations, dtype=torch.bool)  # sequences that have not converged
-    right = 0  # steps that are right in all of them
+    right = torch.zeros(B, dtype=torch.long, device=guess.device)
+    iterations = torch.full_like(right, max_iterations)
     for iteration in range(max_iterations + 1):
-        before = previous(states, initial, None, 0, False)[right:]
-        graph, before = steps.with_graph([x[right:] for x in inputs], before)
-        after = graph.detach()
-        residuals[right:] = _residual(steps, after, states, initial)
-        fine = residuals[right:] <= tol  # a nan is not
-        iterations[left & fine.all(0)] = iteration
-        left = ~fine.all(0)
-        ahead = int(fine.all(1).cumprod(0).sum())
-        right += ahead
-        if right == T or iteration == max_iterations or not after[ahead].isfinite().all():
-            break  # the last: from a state that is right
-        window, after = states[right:], after[ahead:]
-        correction = (after - window).nan_to_num(0, 0, 0)
-        jacobian = steps.jacobian(graph, before)[ahead:]
-        jacobian = _trusted(jacobian, residuals[right:] <= trust)
-        new = window + solve_linear(jacobian, correction)
-        after = torch.where(after.isfinite(), after, window)
-        new = torch.where(new.isfinite(), new, after)
-        new[0] = after[0]  # to the bit what the cell says, whatever stood there
-        states[right:] = torch.where(left.view(B, 1, 1), new, window)
-        residuals[right].masked_fill_(left, 0)
-        right += 1
-        if right == T:
-            iterations[left] = iteration + 1
+        iterations = torch.where(right == T, iterations.clamp_max(iteration), iterations)
+        if (begin := int(right.min())) == T:
             break
+        before = previous(states, initial, None, 0, False)[begin:]
+        graph, before = steps.with_graph([x[begin:] for x in inputs], before)
+        after, step = graph.detach(), torch.arange(begin, T, device=right.device).unsqueeze(1)
+        residual = _residual(steps, after, states, initial)
+        residuals[begin:] = torch.where(step < right, residuals[begin:], residual)
+        fine = residuals[begin:] <= tol  # a nan is not
+        right = begin + fine.cumprod(0).sum(0)
+        iterations = torch.where(right == T, iterations.clamp_max(iteration), iterations)
+        first = step == right
+        if right.min() == T or iteration == max_iterations or not after[first].isfinite().all():
+            break  # the last: from a state that is right
+        jacobian = _trusted(steps.jacobian(graph, before), residuals[begin:] <= trust)
+        states[begin:] = _corrected(states[begin:], before.detach(), after, jacobian, step, right)
+        residuals[begin:].masked_fill_(first, 0)
+        right = (right + 1).clamp_max(T)
     return Solution(states, iterations, residuals, right)
+
+
+def _corrected(
+    states: Tensor, before: Tensor, after: Tensor, jacobian: Tensor, step: Tensor, right: Tensor
+) -> Tensor:
+    """The states after an iteration; those before `right`, (B,), as they are."""
+    done, first = ((step < right)[..., None, None], (step == right)[..., None, None])
+    usable = after.isfinite().flatten(2).all(2)[..., None, None]
+    new = states + solve_linear(jacobian, torch.where(usable & ~done, after - states, 0))
+    new = torch.where(new.isfinite(), new, after)
+    last = torch.where(first, before, 0).sum(0)  # the last state that is right
+    new = torch.where(usable, new, last)  # far off: begin again as without a guess
+    new = torch.where(first, after, new)  # to the bit what the cell says, whatever stood there
+    return torch.where(done, states, new)
 
 
 def _trusted(jacobian: Tensor, trusted: Tensor) -> Tensor:

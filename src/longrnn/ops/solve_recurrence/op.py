@@ -199,7 +199,7 @@ def _solve(
     else:
         first = steps.pack([g.to(initial) for g in guess])
     solution = newton(steps, piece, initial, first, tol, options.max_iterations, options.trust)
-    sequential = solution.right < len(first)
+    sequential = bool((solution.right < len(first)).any())
     residuals = solution.residuals.amax(0)
     if sequential:
         if options.on_failure == "raise":
@@ -224,16 +224,18 @@ def _split(tensors: Sequence[Tensor], size: int) -> list[tuple[Tensor, ...]]:
 
 def _complaint(solution: Solution, begin: int, tol: float, max_iterations: int) -> str:
     """What to say of a chunk that was not solved."""
-    residuals, right = solution.residuals, solution.right
-    if not (impossible := residuals[right].isfinite()).all():
-        return _not_finite(begin + right, int((~impossible).int().argmax()))
-    left = ~(residuals <= tol).all(0)
-    worst, step = residuals[right:].nan_to_num(torch.inf).max(0)
-    b = int(worst.argmax())
+    residuals, left = solution.residuals, solution.right < len(solution.residuals)
+    wrong = torch.where(left, solution.right, 0)  # each sequence's first wrong step
+    impossible = left & ~residuals.gather(0, wrong.unsqueeze(0))[0].isfinite()
+    if impossible.any():
+        b = int(impossible.int().argmax())
+        return _not_finite(begin + int(wrong[b]), b)
+    worst, step = residuals.nan_to_num(torch.inf).max(0)
+    b = int(torch.where(left, worst, -1).argmax())
     return (
         f"solve_recurrence did not converge in max_iterations={max_iterations} on steps {begin} to "
         f"{begin + len(residuals) - 1}: {int(left.sum())} of {len(left)} sequences are left, and "
-        f"sequence {b} has a residual of {worst[b]:.1e} at step {begin + right + int(step[b])} "
+        f"sequence {b} has a residual of {worst[b]:.1e} at step {begin + int(step[b])} "
         f"(tol={tol:.1e}). Shorter chunks (chunk_size), more iterations or "
         'jacobian="dense" may help; on_failure="sequential" runs such a chunk in a loop'
     )
