@@ -161,6 +161,35 @@ def test_gated_kernels_compile(cell, dtype, ragged, compiled):
     assert_sound(compiled, True)
 
 
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize(
+    ("cell", "algorithm", "B", "dtype"),
+    [
+        ("gru", "parallel", 1, torch.float32),
+        ("lstm", "parallel", 8, torch.bfloat16),
+        ("lstm", "serial", 8, torch.float64),
+    ],
+    ids=str,
+)
+def test_diagonal_kernels_compile(cell, algorithm, B, dtype, compiled):
+    from longrnn.ops.diagonal_recurrence import gpu
+    from longrnn.ops.diagonal_recurrence.cells import CELLS
+
+    T, n, ragged = 4096, 256, B == 1
+    gates = torch.empty(*((T,) if ragged else (B, T)), 3 * n, dtype=dtype)
+    carry = torch.promote_types(dtype, torch.float32)
+    weight = torch.empty(CELLS[cell].weights, n, dtype=carry)
+    state = torch.empty(CELLS[cell].states, B, n, dtype=dtype)
+    layout = (None, torch.tensor([0, T])) if ragged else (torch.full((B,), T), None)
+    options = (cell, int(not ragged), ragged)
+    output, last, cells = gpu.forward(gates, weight, state, *layout, *options, True, algorithm)
+    gpu.backward(output, last, gates, weight, state, *layout, output, cells, *options, algorithm)
+    assert len(compiled) == 2
+    for kernel in compiled:
+        assert len(kernel.asm["cubin"]) > 0
+        assert kernel.metadata.shared <= 227 * 1024
+
+
 def assert_fits(kernels, dtype):
     """Each has machine code, multiplies on tensor cores and fits in a multiprocessor's memory."""
     product = "f64.f64.f64.f64" if dtype == torch.float64 else "f32.tf32.tf32.f32"

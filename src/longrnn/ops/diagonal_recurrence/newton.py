@@ -55,7 +55,7 @@ def forward(
     def befores(states: Parts) -> list[Tensor]:
         return [previous(s, h, None, dim, reverse) for s, h in zip(states, starts, strict=True)]
 
-    states = [torch.zeros_like(x[0])] * len(starts)
+    states = [start.unsqueeze(dim).expand_as(x[0]) for start in starts]  # the guess
     before, moved = befores(states), float("inf")
     T, numbers = gates.shape[dim], torch.finfo(gates.dtype)
     rounding = numbers.eps * max((float(b.max()) for b in bounds if b.numel()), default=1)
