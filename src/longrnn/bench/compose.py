@@ -12,13 +12,14 @@ from longrnn.bench.contender import Contender
 from longrnn.bench.measure import Budget, compare
 from longrnn.bench.results import Row, rows
 from longrnn.bench.share import BASELINE, Forward, Share, ShareCase
-from longrnn.nn import create_model
+from longrnn.nn import LinearSurrogate, create_model
 
 _LENGTHS = (1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18)
 _PIECES = 8  # contenders are first timed on one piece in so many of the sequence
 _SETTLED = 2048  # steps on which a skip layer's gate is set
 _SHARE = 0.2  # of the steps, that skip layers use; phased units are open for the default, 0.05
 _TOLERANCE = 1e-3
+_CELLS = {"LinearSurrogate(LSTMCell)": nn.LSTMCell, "LinearSurrogate(GRUCell)": nn.GRUCell}
 
 
 def cases(device: str) -> list[Share]:
@@ -31,13 +32,14 @@ def cases(device: str) -> list[Share]:
 
 
 def contenders(device: str) -> list[Contender]:
-    """Who runs in the suite: the compositions, what they are made of, and PyTorch's LSTM."""
+    """Who runs in the suite: the compositions, what they are made of, cells, and PyTorch's LSTM."""
     made = [
         _contender("phased-gilr-lstm", _run_timed, _step_by_step),
         _contender("phased-lstm", _run_timed, phased.blend),
         _contender("skip-gilr-lstm", _run, _step_by_step),
         _contender("skip-lstm", _run, skip.blend),
         _contender("gilr-lstm", _run, _step_by_step),
+        *(_contender(name, _run, _step_by_step) for name in _CELLS),
         share.baseline(),
     ]
     return [replace(contender, probe=True) for contender in made]
@@ -81,10 +83,10 @@ def measure(
         per_call={"steps_per_s": line.B * line.T},
     )
     for row in made:
-        if "median_ms" in row:
+        if row["status"] == "timed":
             row["us_per_step"] = 1e3 * row["median_ms"] / line.T
-        if row["contender"].startswith("skip"):
-            row["share"] = _share_of(row["contender"], case)
+            if row["contender"].startswith("skip"):
+                row["share"] = _share_of(row["contender"], case)
     yield made
 
 
@@ -94,7 +96,10 @@ def _contender(name: str, forward: Forward, reference: Forward) -> Contender:
 
 def _build(name: str, case: ShareCase) -> Any:
     torch.manual_seed(0)
-    layer: Any = create_model(name, case.line.m, case.line.n)
+    m, n = case.line.m, case.line.n
+    if name in _CELLS:
+        return LinearSurrogate(_CELLS[name](m, n))
+    layer: Any = create_model(name, m, n)
     if name.startswith("skip"):
         skip.settle(layer, case.x[:_SETTLED].float().cpu(), case.line.share)
     return layer

@@ -87,7 +87,7 @@ def measure(
         per_call={"steps_per_s": line.T},
     )
     for row in made:
-        if "median_ms" in row:
+        if row["status"] == "timed":
             row["us_per_step"] = 1e3 * row["median_ms"] / line.T
         if row["contender"] in case.iterations:
             row["iterations"] = case.iterations[row["contender"]]
