@@ -70,6 +70,16 @@ def shapes(layer):
         ("strongly-typed-lstm", {"weight_ih": (12, 6), "bias_ih": (12,)}),
         ("min-gru", {"weight_ih": (8, 3), "bias_ih": (8,)}),
         ("min-lstm", {"weight_ih": (12, 3), "bias_ih": (12,)}),
+        ("parallel-gru", {"weight_ih": (12, 3), "bias_ih": (12,), "weight_hh": (3, 4)}),
+        (
+            "parallel-lstm",
+            {
+                "weight_ih": (12, 3),
+                "bias_ih": (12,),
+                "weight_hh": (3, 4),
+                "weight_peephole": (2, 4),
+            },
+        ),
     ],
 )
 def test_parameters_are_named_and_shaped_as_documented(name, wanted):
