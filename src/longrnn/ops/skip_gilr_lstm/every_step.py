@@ -29,7 +29,7 @@ def run_every_step(
 ) -> tuple[Tensor, ...]:
     """Output, and each member of the final state; see `op.py` for the arguments."""
     x, u = x.to(weights[0].dtype), updates
-    openness = u.to(x.dtype).expand(*x.shape[:-1], states[0].shape[-1])
+    openness = u.to(x.dtype).expand(*x.shape[:-1], states[0].shape[-1]).contiguous()
     layout: dict[str, Any] = {
         "lengths": lengths,
         "cu_seqlens": cu_seqlens,
