@@ -58,9 +58,7 @@ def newton(
     right = torch.zeros(B, dtype=torch.long, device=guess.device)
     iterations = torch.full_like(right, max_iterations)
     for iteration in range(max_iterations + 1):
-        iterations = torch.where(right == T, iterations.clamp_max(iteration), iterations)
-        if (begin := int(right.min())) == T:
-            break
+        begin, left = int(right.min()), right < T  # before `begin` all is done
         before = previous(states, initial, None, 0, False)[begin:]
         graph, before = steps.with_graph([x[begin:] for x in inputs], before)
         after, step = graph.detach(), torch.arange(begin, T, device=right.device).unsqueeze(1)
@@ -68,14 +66,12 @@ def newton(
         residuals[begin:] = torch.where(step < right, residuals[begin:], residual)
         fine = residuals[begin:] <= tol  # a nan is not
         right = begin + fine.cumprod(0).sum(0)
-        iterations = torch.where(right == T, iterations.clamp_max(iteration), iterations)
+        iterations[left & (right == T)] = iteration
         first = step == right
         if right.min() == T or iteration == max_iterations or not after[first].isfinite().all():
             break  # the last: from a state that is right
         jacobian = _trusted(steps.jacobian(graph, before), residuals[begin:] <= trust)
         states[begin:] = _corrected(states[begin:], before.detach(), after, jacobian, step, right)
-        residuals[begin:].masked_fill_(first, 0)
-        right = (right + 1).clamp_max(T)
     return Solution(states, iterations, residuals, right)
 
 
@@ -114,7 +110,12 @@ def _residual(steps: Steps, after: Tensor, states: Tensor, initial: Tensor) -> T
     begin = len(states) - len(after)
     wholes = (steps.unpack(x) for x in (states, after, initial))
     for state, cell, first in zip(*wholes, strict=True):
-        size = torch.cat([first.unsqueeze(0), state]).abs().flatten(2).amax(2).cummax(0).values
-        off = (cell - state[begin:]).abs().flatten(2).amax(2)
+        size = _largest(torch.cat([first.unsqueeze(0), state])).cummax(0).values
+        off = _largest(cell - state[begin:])
         found.append(off / size[begin + 1 :].clamp_min(torch.finfo(off.dtype).tiny))
     return torch.stack(found).amax(0)
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest number of each step and sequence, (T, B)."""
+    return x.abs().reshape(*x.shape[:2], -1).amax(2)

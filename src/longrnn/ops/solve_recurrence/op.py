@@ -247,6 +247,6 @@ def _not_finite(step: int, sequence: int) -> str:
 
 def _check_finite_states(states: Sequence[Tensor], begin: int) -> None:
     for s in states:
-        if not (fine := s.isfinite().flatten(2).all(2)).all():
-            step, sequence = (~fine).nonzero()[0].tolist()
+        if not (fine := s.isfinite()).all():
+            step, sequence = (~fine).nonzero()[0].tolist()[:2]
             raise RuntimeError(_not_finite(begin + step, sequence))
