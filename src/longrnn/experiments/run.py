@@ -51,8 +51,8 @@ def reproduce(
 
     Returns:
         The lines of what was asked for, those of earlier calls included but not those of runs
-        that were stopped; where they are; the picture, if there is one; and whether a run was
-        stopped.
+        that were stopped; where they are; the picture, if there is one, of all cases that are
+        done; and whether a run was stopped.
 
     Raises:
         ValueError: If a setting is not legal or there is no such case; as `train`.
@@ -82,7 +82,7 @@ def reproduce(
                 results.put(path, line | experiment.measure(own))
         lines = results.read(path)
         found = [results.find(lines, case.name, settings) for case, settings in plans]
-        runs = [(case, [folder(case, seed) for seed in range(seeds)]) for case in chosen]
+        runs = [(case, [folder(case, seed) for seed in range(seeds)]) for case in experiment.cases]
         picture = _drawn(experiment, runs, output)
     done = [line for line in found if line is not None]
     return Reproduced(done, path, picture, stopped=len(done) < len(plans))
