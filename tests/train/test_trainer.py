@@ -89,14 +89,20 @@ def test_the_sooner_of_two_budgets_ends_the_run(tiny):
     assert (summary["steps"], summary["solved"]) == (7, False)
 
 
-def test_updates_that_cost_become_fewer(tiny, tmp_path):
-    given = {"model": "skip-gru", "steps": 60, "lr": 0.03, "task_options": {"length": 20}}
+@pytest.mark.parametrize(
+    ("model", "macs", "between"),  # multiply-adds of one update; updates
+    [
+        ("skip-gru", 8 * (3 * (2 + 8) + 1), 8),
+        ("skip-gilr-lstm", 8 * (6 * 2 + 4 * 8) + 2, 8.5),
+    ],
+)
+def test_updates_that_cost_become_fewer(tiny, tmp_path, model, macs, between):
+    given = {"model": model, "steps": 60, "lr": 0.03, "task_options": {"length": 20}}
     free = tiny(output=tmp_path / "free", **given)
     charged = tiny(output=tmp_path / "charged", cost_per_sample=1.0, **given)
     aimed = tiny(output=tmp_path / "aimed", cost_per_sample=1.0, update_target=10, **given)
     assert free["test_updates"] == 20
-    assert charged["test_updates"] < 8 < aimed["test_updates"] < 14
-    macs = 8 * (3 * (2 + 8) + 1)  # of one update
+    assert charged["test_updates"] < between < aimed["test_updates"] < 14
     assert charged["test_macs"] == pytest.approx(macs * charged["test_updates"], rel=1e-5)
     assert charged["test_loss"] == charged["test_score"]  # what updates cost is not in it
 
