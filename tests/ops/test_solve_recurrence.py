@@ -456,18 +456,36 @@ def test_runs_beside_compiled_code():
         torch.testing.assert_close(compiled, fn(case.inputs, case.state))
 
 
-def test_a_scripted_cell_gets_its_gradients_or_an_error():
-    class Scripted(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.ones(3))
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return a * b
 
-        def forward(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-            return torch.tanh(self.w * s + x)
+    @staticmethod
+    def backward(ctx, grad):
+        a, b = ctx.saved_tensors
+        return grad * b, grad * a
 
-    cell = torch.jit.script(Scripted())
-    with pytest.raises(ValueError, match=r"cell must use tensors .* compiled or scripted"):
-        solve_recurrence(cell, torch.zeros(4, 1, 3), torch.zeros(1, 3))
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.full((3,), 0.5))
+
+    def forward(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.w * s + x)
+
+
+def test_a_weight_whose_use_cannot_be_followed_is_told():
+    w = torch.ones(2, 3, requires_grad=True)
+    hidden = torch.jit.script(Scaled())
+    for cell in [hidden, lambda x, s: Product.apply(s, w) + x]:
+        with pytest.raises(ValueError, match=r"cell must use tensors that .* by PyTorch's func"):
+            solve_recurrence(cell, torch.zeros(4, 2, 3), torch.zeros(2, 3))
+    case = Case(lambda x, s: Product.apply(torch.tanh(s), x[0]) + x[1], (fresh(9, 2, 3),) * 2,
+                fresh(2, 3), [])  # fmt: skip
+    assert_as_the_loop(case, solved(case, jacobian="dense")[0])
 
 
 X, S = torch.zeros(4, 2, 3), torch.zeros(2, 3)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 def find_captured(
     function: Callable[..., Any], given: Sequence[Tensor]
 ) -> tuple[list[Tensor], Any]:
-    """Call a function; return the tensors it used that need a gradient or are of 16 bits.
+    """Call a function twice; return the tensors it uses that need a gradient or are of 16 bits.
 
     Args:
         function: Called with `given`; returns tensors, singly or in a tuple. Those of 16 bits that
@@ -26,16 +26,21 @@ def find_captured(
         The tensors, and what the function returned.
 
     Raises:
-        ValueError: If the result depends on a tensor that could not be found, so that it would
-            miss its gradient.
+        ValueError: If the result depends on a tensor that could not be found and replaced, so that
+            it would miss its gradient.
     """
     with torch.enable_grad():
         # Nodes of the graph are numbered as they are made: a lower number was there before.
         node: Any = torch.ones((), requires_grad=True).exp().grad_fn
-        with _Listening(given, node._sequence_nr()) as listening:
+        first = node._sequence_nr()
+        with _Listening(given, first) as listening:
+            function(*given)
+        found = listening.found
+        fresh = [widened(t.detach()).requires_grad_(t.requires_grad) for t in found]
+        with Replaced(found, fresh):
             results = function(*given)
-    _check_all_found(results, [*given, *listening.found], node._sequence_nr())
-    return listening.found, results
+    _check_followed(results, [*given, *fresh], first)
+    return found, results
 
 
 def widened(x: Tensor) -> Tensor:
@@ -109,23 +114,20 @@ def _tensors(value: Any) -> Iterable[Tensor]:
         yield from _tensors(list(value.values()))
 
 
-def _check_all_found(results: Any, known: Sequence[Tensor], first: int) -> None:
-    """Walk from the results to where their graph leaves the call; each exit must be known."""
-    leaves = {id(t) for t in known if t.grad_fn is None}
-    nodes = {t.grad_fn for t in known if t.grad_fn is not None}
-    seen, left = set(), [t.grad_fn for t in _tensors(results) if t.requires_grad]
+def _check_followed(results: Any, known: Sequence[Tensor], first: int) -> None:
+    """Walk from the results to where their graph leaves the call; it may end in `known` alone."""
+    leaves = {id(t) for t in known}
+    seen, left = set(), [t.grad_fn for t in _tensors(results)]
     while left:
         node = left.pop()
-        if node is None or node in nodes or node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
         leaf = getattr(node, "variable", None)
-        if (leaf is not None and id(leaf) not in leaves) or (
-            leaf is None and node._sequence_nr() < first
-        ):
+        if id(leaf) not in leaves if leaf is not None else node._sequence_nr() < first:
             shape = "" if leaf is None else f" of shape {tuple(leaf.shape)}"
             raise ValueError(
-                f"cell must use tensors that need a gradient{shape} through functions that "
-                "PyTorch can follow, got one that is compiled or scripted: pass the plain module"
+                "cell must use tensors that need a gradient by PyTorch's functions, got one"
+                f"{shape} in scripted code or an autograd.Function: give it among the inputs"
             )
         left += [next_node for next_node, _ in node.next_functions]

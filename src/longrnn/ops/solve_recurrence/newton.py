@@ -59,7 +59,8 @@ def newton(
     iterations = torch.full_like(right, max_iterations)
     for iteration in range(max_iterations + 1):
         begin, left = int(right.min()), right < T  # before `begin` all is done
-        before = previous(states, initial, None, 0, False)[begin:]
+        last = states[begin - 1] if begin else initial
+        before = previous(states[begin:], last, None, 0, False)
         graph, before = steps.with_graph([x[begin:] for x in inputs], before)
         after, step = graph.detach(), torch.arange(begin, T, device=right.device).unsqueeze(1)
         residual = _residual(steps, after, states, initial)

@@ -95,11 +95,10 @@ class Steps:
         self, inputs: Sequence[Tensor], before: Tensor, captured: Sequence[Tensor] | None = None
     ) -> Tensor:
         """The states one step after `before`, each from the one that stands there."""
-        lead = before.shape[:-2]
-        rows = [x.flatten(0, len(lead) - 1) for x in inputs]
-        states = self.unpack(before.flatten(0, len(lead) - 1))
+        rows = [x.flatten(0, 1) for x in inputs]
+        states = self.unpack(before.flatten(0, 1))
         after = self.call(like(self.inputs_form, rows), like(self.state_form, states), captured)
-        return self.pack(members(after)).unflatten(0, lead)
+        return self.pack(members(after)).unflatten(0, before.shape[:2])
 
     def with_graph(self, inputs: Sequence[Tensor], before: Tensor) -> tuple[Tensor, Tensor]:
         """The states one step after, and those before, between which there is a graph."""
