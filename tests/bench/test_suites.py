@@ -213,6 +213,13 @@ def test_a_layer_that_goes_wrong_after_a_while_is_refused(monkeypatch):
     assert runner.prepare(case).check() > 1e-3
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
+def test_a_clock_is_judged_by_the_periods_that_it_has(training):
+    case = LayerCase.draw(1, 3000, (3, 8, 1), training)
+    runner = next(c for c in layers.contenders("cpu") if c.name == "phased-gilr-lstm")
+    assert runner.prepare(case).check() < 2e-5
+
+
 def test_peak_memory_grows_with_the_sequence():
     runner = "gilr: products alone"
     small, large = (

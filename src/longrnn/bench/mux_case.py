@@ -1,6 +1,5 @@
 """One case of the mux suite: sequences of many lengths for a layer, and the ways to batch them."""
 
-import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from longrnn.batching import (
     run_padded,
 )
 from longrnn.bench.contender import Run, Unsupported, relative_error
+from longrnn.bench.layer_case import exact_copy
 from longrnn.bench.layer_contenders import build, is_parallel
 
 LOOP = "loop over nn.LSTMCell"
@@ -227,7 +227,7 @@ def _error(case: MuxCase, way: Way, multiplexed: bool) -> float:
     most = max(len(s) for s in some)
     small = replace(case, sequences=some, buckets=(-(-most // 2), most), training=True)
     module = small.module()
-    exact_module = copy.deepcopy(module).double()
+    exact_module = exact_copy(module)
     for sequence in some:
         exact_module(sequence.double().unsqueeze(1).to(case.device))[0].sum().backward()
     wrapped = MuxUnroll(module, small.buckets, compile=False) if multiplexed else module

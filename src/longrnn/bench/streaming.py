@@ -1,6 +1,5 @@
 """The streaming suite: one sequence that arrives piece by piece, the state passed on."""
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 
 from longrnn.bench import layer_contenders
 from longrnn.bench.contender import Contender, Run, relative_error
-from longrnn.bench.layer_case import LayerCase
+from longrnn.bench.layer_case import LayerCase, exact_copy
 from longrnn.bench.layers import BASELINE, add_products
 from longrnn.bench.measure import Budget, compare
 from longrnn.bench.results import Row, rows
@@ -69,7 +68,7 @@ def stream_run(module: torch.nn.Module, case: LayerCase) -> Run:
         steps, width = case.x.shape[0], case.x.shape[2]
         x = torch.randn(-(-_CHECKED // steps) * steps, 1, width).to(case.x)
         with torch.no_grad():
-            whole = copy.deepcopy(module).double()(x.double())[0]
+            whole = exact_copy(module)(x.double())[0]
             held, outputs = None, []
             for piece in x.split(steps):
                 output, held, *_ = module(piece, held)
