@@ -26,6 +26,7 @@ template <class Stored>
 struct Steps {
   Stored* data;
   int64_t outer, time, inner, count;
+  bool streamed = false;  // whether it is written past the cache, where it can be
 };
 
 // Steps in memory that a group of sequences takes: each of its sequences is cut into `segments`
@@ -34,11 +35,18 @@ struct Piece {
   int64_t first, steps, segments;
 };
 
-// Where a group's lanes begin, in each operand.
+// Where a group's lanes begin in an operand, and whether a step of theirs lies end to end.
 template <class T>
 struct Chains {
-  int64_t sequence, count, live;  // first sequence, sequences, lanes
-  int64_t a[kLanes<T>], x[kLanes<T>];
+  int64_t begin[kLanes<T>];
+  bool together;
+};
+
+// A group: its first sequence, how many there are, and lanes.
+template <class T>
+struct Group {
+  int64_t sequence, count, live;
+  Chains<T> a, x, grad_a;
 };
 
 struct BlockPlan {
@@ -71,7 +79,7 @@ struct BlockPlan {
 constexpr int64_t kSmall = 1 << 16;      // matrix elements below which one thread does it all
 constexpr int64_t kTile = 64 << 10;      // bytes of the matrices of a piece, taken apart
 constexpr int64_t kBurst = 4 << 10;      // bytes read at one place, at least
-constexpr int64_t kCarries = 128 << 10;  // bytes of the states that a task carries
+constexpr int64_t kCarries = 16 << 10;   // bytes of what a task keeps from step to step
 
 template <class T>
 BlockPlan make_block_plan(const Blocks& shape, int parts, int threads) {
@@ -85,36 +93,75 @@ BlockPlan make_block_plan(const Blocks& shape, int parts, int threads) {
     plan.group = sequences;
   }
   plan.groups = ceil_div(sequences, plan.group);
-  plan.split = plan.segments > 1 ||
-               (plan.groups < plan.threads && shape.T >= 2 * plan.steps);
+  plan.split = plan.segments > 1 || (plan.groups < plan.threads && shape.T >= 2 * plan.steps);
   if (!plan.split) {
-    // Rows of memory are walked in order, by few threads each.
+    // Rows of memory are walked in order.
     const int64_t burst = ceil_div(kBurst, shape.inner * bytes);
     if (burst < plan.steps) plan.steps = burst;
     plan.width = ceil_div(shape.inner, lanes);
-    const int64_t share = ceil_div(plan.groups, plan.threads),
-                  most = kCarries / (lanes * shape.n * parts * int64_t(sizeof(T)));
+    const int64_t kept = lanes * shape.n * parts * sizeof(T) + sizeof(Group<T>);
+    const int64_t share = ceil_div(plan.groups, plan.threads), most = kCarries / kept;
     if (plan.width > share) plan.width = share;
     if (plan.width > most) plan.width = most;
   }
   return plan;
 }
 
+// Chains of a vector or more that lie end to end are read and written in their order, and taken
+// apart in the first cache: chain by chain would be an order that no processor foresees.
+template <class T>
+struct Staging {
+  alignas(kVectorBytes) T numbers[2 * kLargestBlock * kLargestBlock * kLanes<T>];
+  int64_t begin[kLanes<T>];
+
+  explicit Staging(int64_t count) {
+    for (int64_t l = 0; l < kLanes<T>; l++) begin[l] = l * count;
+  }
+};
+
 template <class T, class Stored>
-void read_piece(const Steps<const Stored>& x, const int64_t* chains, const Piece& piece, T* to) {
+void read_piece(const Steps<const Stored>& x, const Chains<T>& chains, const Piece& piece, T* to) {
   const Stored* from = x.data + piece.first * x.time;
-  if (x.time == x.count) return gather(from, chains, piece.steps * x.count, to);
-  for (int64_t r = 0; r < piece.steps; r++)
-    gather(from + r * x.time, chains, x.count, to + r * x.count * kLanes<T>);
+  const int64_t all = x.count * kLanes<T>;
+  if (x.time == x.count) return gather(from, chains.begin, piece.steps * x.count, to);
+  if (!chains.together || x.count <= kLanes<T>) {
+    for (int64_t r = 0; r < piece.steps; r++)
+      gather(from + r * x.time, chains.begin, x.count, to + r * all);
+    return;
+  }
+  Staging<T> room(x.count);
+  for (int64_t r = 0; r < piece.steps; r++) {
+    load_row(room.numbers, from + r * x.time + chains.begin[0], all);
+    gather<T>(room.numbers, room.begin, x.count, to + r * all);
+  }
 }
 
 template <class T, class Stored>
-void write_piece(const Steps<Stored>& x, const int64_t* chains, int64_t live, const Piece& piece,
+void write_row(Stored* to, const T* from, int64_t count, bool streamed) {
+  if constexpr (std::is_same_v<Stored, T>)
+    if (streamed && uintptr_t(to) % kVectorBytes == 0) {
+      for (int64_t c = 0; c < count; c += kLanes<T>) stream(to + c, load(from + c));
+      return;
+    }
+  store_row(to, from, count);
+}
+
+template <class T, class Stored>
+void write_piece(const Steps<Stored>& x, const Chains<T>& chains, int64_t live, const Piece& piece,
                  const T* from) {
   Stored* to = x.data + piece.first * x.time;
-  if (x.time == x.count) return scatter(to, chains, live, piece.steps * x.count, from);
-  for (int64_t r = 0; r < piece.steps; r++)
-    scatter(to + r * x.time, chains, live, x.count, from + r * x.count * kLanes<T>);
+  const int64_t all = x.count * kLanes<T>;
+  if (x.time == x.count) return scatter(to, chains.begin, live, piece.steps * x.count, from);
+  if (!chains.together || x.count < kLanes<T>) {
+    for (int64_t r = 0; r < piece.steps; r++)
+      scatter(to + r * x.time, chains.begin, live, x.count, from + r * all);
+    return;
+  }
+  Staging<T> room(x.count);
+  for (int64_t r = 0; r < piece.steps; r++) {
+    scatter(room.numbers, room.begin, live, x.count, from + r * all);
+    write_row(to + r * x.time + chains.begin[0], room.numbers, all, x.streamed);
+  }
 }
 
 // One direction of the op. `x` are the impulses, or the gradient of the states; `h` the states,
@@ -144,86 +191,95 @@ struct Job {
     return {memory, memory + matrices, memory + matrices + state, after, after + state};
   }
 
-  Chains<T> chains(const BlockPlan& plan, int64_t group, const Piece& piece) const {
+  Group<T> group(const BlockPlan& plan, int64_t index, const Piece& piece) const {
+    Group<T> g;
+    g.sequence = index * plan.group;
+    const int64_t rest = shape.sequences() - g.sequence;
+    g.count = rest < plan.group ? rest : plan.group;
+    g.live = g.count * piece.segments;
+    g.a = chains(a, g, piece);
+    g.x = chains(x, g, piece);
+    if (grad_a.data) g.grad_a = chains(grad_a, g, piece);
+    return g;
+  }
+  template <class Element>
+  Chains<T> chains(const Steps<Element>& operand, const Group<T>& g, const Piece& piece) const {
     Chains<T> c;
-    c.sequence = group * plan.group;
-    const int64_t rest = shape.sequences() - c.sequence;
-    c.count = rest < plan.group ? rest : plan.group;
-    c.live = c.count * piece.segments;
+    c.together = g.live == kLanes<T>;
     for (int64_t l = 0; l < kLanes<T>; l++) {
-      const int64_t lane = l < c.live ? l : 0;  // the others repeat the first
-      const int64_t s = c.sequence + lane / piece.segments, o = s / shape.inner, i = s % shape.inner;
-      const int64_t step = lane % piece.segments * piece.steps;
-      c.a[l] = o * a.outer + i * a.inner + step * a.time;
-      c.x[l] = o * x.outer + i * x.inner + step * x.time;
+      const int64_t lane = l < g.live ? l : 0;  // the others repeat the first
+      const int64_t s = g.sequence + lane / piece.segments;
+      c.begin[l] = s / shape.inner * operand.outer + s % shape.inner * operand.inner +
+                   lane % piece.segments * piece.steps * operand.time;
+      c.together &= c.begin[l] == c.begin[0] + l * operand.count;
     }
     return c;
   }
 
   // Sequence s of the group is lane s of a state, whatever the lanes of its pieces.
-  void start(const Chains<T>& c, T* state) const {
+  void start(const Group<T>& g, T* state) const {
     for (int64_t k = 0; k < state_size(); k++) state[k] = T(0);
-    if (!kAdjoint && initial) copy_initial(c, 0, state);
+    if (!kAdjoint && initial) copy_initial(g, 0, state);
   }
-  void copy_initial(const Chains<T>& c, int64_t first_lane, T* state, int64_t segments = 1) const {
-    for (int64_t s = 0; s < c.count; s++)
+  void copy_initial(const Group<T>& g, int64_t first_lane, T* state, int64_t segments = 1) const {
+    for (int64_t s = 0; s < g.count; s++)
       for (int64_t k = 0; k < x.count; k++)
         state[k * kLanes<T> + s * segments + first_lane] =
-            initial ? T(initial[(c.sequence + s) * x.count + k]) : T(0);
+            initial ? T(initial[(g.sequence + s) * x.count + k]) : T(0);
   }
 
-  void load(const Chains<T>& c, const Piece& piece, const Scratch& to) const {
-    read_piece<T>(a, c.a, piece, to.a);
-    read_piece<T>(x, c.x, piece, to.x);
+  void load(const Group<T>& g, const Piece& piece, const Scratch& to) const {
+    read_piece<T>(a, g.a, piece, to.a);
+    read_piece<T>(x, g.x, piece, to.x);
     if constexpr (kAdjoint)
-      if (grad_a.data) load_before(c, piece, to.before);
+      if (grad_a.data) load_before(g, piece, to.before);
   }
 
   // The state before each step: the one that lies before it in memory, or after it.
-  void load_before(const Chains<T>& c, const Piece& piece, T* to) const {
+  void load_before(const Group<T>& g, const Piece& piece, T* to) const {
     const int64_t next = shape.down ? -1 : 1, edge = shape.down ? 0 : piece.steps - 1;
     const Steps<const Stored> h_steps{states, x.outer, x.time, x.inner, x.count};
     Piece inside = piece;
     inside.steps--;
     if (!shape.down) inside.first++;
-    read_piece<T>(h_steps, c.x, inside, to + (shape.down ? state_size() : 0));
+    read_piece<T>(h_steps, g.x, inside, to + (shape.down ? state_size() : 0));
     // Of a segment's first step it belongs to the segment before, or is the initial state.
     const bool is_first = shape.down ? piece.first == 0
                                      : piece.first + piece.steps * piece.segments == shape.T;
     const int64_t first_lane = shape.down ? 0 : piece.segments - 1;
+    T* edge_state = to + edge * state_size();
+    const Piece neighbour{piece.first + edge + next, 1, 1};
+    if (!is_first) return read_piece(h_steps, g.x, neighbour, edge_state);
     int64_t from[kLanes<T>];
     for (int64_t l = 0; l < kLanes<T>; l++) {
-      const bool outside = is_first && l % piece.segments == first_lane;
-      from[l] = c.x[l] + (piece.first + edge + (outside || l >= c.live ? 0 : next)) * x.time;
+      const bool outside = l % piece.segments == first_lane || l >= g.live;
+      from[l] = g.x.begin[l] + (piece.first + edge + (outside ? 0 : next)) * x.time;
     }
-    gather(states, from, x.count, to + edge * state_size());
-    if (is_first) copy_initial(c, first_lane, to + edge * state_size(), piece.segments);
+    gather(states, from, x.count, edge_state);
+    copy_initial(g, first_lane, edge_state, piece.segments);
   }
 
   void reduce(const Piece& piece, const Scratch& in, T* partial, T* product) const {
     run_steps.reduce[kAdjoint](piece.steps, shape.down, in.a, in.x, partial, product);
   }
 
-  void finish_piece(const Chains<T>& c, const Piece& piece, const Scratch& in, T* carry) const {
+  void finish_piece(const Group<T>& g, const Piece& piece, const Scratch& in, T* carry) const {
     if constexpr (kAdjoint)
       run_steps.adjoint(piece.steps, shape.down, in.a, in.x, in.before, carry, in.h,
                         grad_a.data ? in.grad_a : nullptr);
     else
       run_steps.forward(piece.steps, shape.down, in.a, in.x, carry, in.h);
-    write_piece(h, c.x, c.live, piece, in.h);
+    write_piece(h, g.x, g.live, piece, in.h);
     if constexpr (kAdjoint) {
-      if (!grad_a.data) return;
-      int64_t to[kLanes<T>];  // laid out as the states are, whatever the strides of the matrices
-      for (int64_t l = 0; l < c.live; l++) to[l] = c.x[l] * shape.n;
-      write_piece(grad_a, to, c.live, piece, in.grad_a);
+      if (grad_a.data) write_piece(grad_a, g.grad_a, g.live, piece, in.grad_a);
     }
   }
 
-  void finish(const Chains<T>& c, const T* state) const {
+  void finish(const Group<T>& g, const T* state) const {
     if constexpr (kAdjoint)
-      for (int64_t s = 0; s < c.count; s++)
+      for (int64_t s = 0; s < g.count; s++)
         for (int64_t k = 0; k < x.count; k++)
-          grad_initial[(c.sequence + s) * x.count + k] = Stored(state[k * kLanes<T> + s]);
+          grad_initial[(g.sequence + s) * x.count + k] = Stored(state[k * kLanes<T> + s]);
   }
 
   static Scalar get(const T* p, int64_t k, int64_t lane) {
@@ -240,12 +296,12 @@ struct Job {
   }
 
   // From the state before a piece the states before its segments, and the one after it.
-  void compose(const Chains<T>& c, const Piece& piece, const T* partial, const T* product,
+  void compose(const Group<T>& g, const Piece& piece, const T* partial, const T* product,
                const T* before, T* carry, T* after) const {
     Scalar v[kLargestBlock], w[kLargestBlock];
     const int64_t n = shape.n;
     for (int64_t k = 0; k < state_size(); k++) carry[k] = T(0);
-    for (int64_t s = 0; s < c.count; s++) {
+    for (int64_t s = 0; s < g.count; s++) {
       for (int64_t i = 0; i < n; i++) v[i] = get(before, i, s);
       for (int64_t k = 0; k < piece.segments; k++) {
         const int64_t lane = s * piece.segments + (shape.down ? piece.segments - 1 - k : k);
@@ -271,20 +327,21 @@ void walk(const BlockPlan& plan, const Job& job) {
     const int64_t width = plan.groups - first < plan.width ? plan.groups - first : plan.width;
     T* carries = thread_buffer<T, 0>(width * state + job.scratch_size(plan.steps));
     const auto scratch = job.scratch(carries + width * state, plan.steps);
-    auto* chains = thread_buffer<Chains<T>, 1>(width);
+    auto* group = thread_buffer<Group<T>, 1>(width);
     for (int64_t g = 0; g < width; g++) {
-      chains[g] = job.chains(plan, first + g, {0, 0, 1});
-      job.start(chains[g], carries + g * state);
+      group[g] = job.group(plan, first + g, {0, 0, 1});
+      job.start(group[g], carries + g * state);
     }
     for (int64_t begin = 0; begin < T_all; begin += plan.steps) {
       Piece piece{begin, T_all - begin < plan.steps ? T_all - begin : plan.steps, 1};
       if (job.shape.down) piece.first = T_all - begin - piece.steps;
       for (int64_t g = 0; g < width; g++) {
-        job.load(chains[g], piece, scratch);
-        job.finish_piece(chains[g], piece, scratch, carries + g * state);
+        job.load(group[g], piece, scratch);
+        job.finish_piece(group[g], piece, scratch, carries + g * state);
       }
     }
-    for (int64_t g = 0; g < width; g++) job.finish(chains[g], carries + g * state);
+    for (int64_t g = 0; g < width; g++) job.finish(group[g], carries + g * state);
+    stream_fence();
   });
 }
 
@@ -297,33 +354,34 @@ void walk_split(const BlockPlan& plan, const Job& job) {
   for_each_claimed(pieces * groups, plan.threads, [&](int64_t item) {
     const int64_t k = item / groups;
     const Piece piece = plan.piece(job.shape, k);
-    const auto chains = job.chains(plan, item % groups, piece);
+    const auto group = job.group(plan, item % groups, piece);
     T* start = thread_buffer<T, 0>((3 + job.shape.n) * state + job.scratch_size(plan.steps));
     T *carry = start + state, *partial = carry + state, *product = partial + state;
     const auto scratch = job.scratch(product + job.shape.n * state, plan.steps);
     T* after = &handed_on[item * state];
-    job.load(chains, piece, scratch);
+    job.load(group, piece, scratch);
     const bool reduced = piece.segments > 1 || (k > 0 && k + 1 < pieces);
     if (reduced) job.reduce(piece, scratch, partial, product);
     const T* before = start;
     if (k == 0) {
-      job.start(chains, start);
+      job.start(group, start);
     } else {
       spin_until([&] { return ready[item - groups].load(std::memory_order_acquire) != 0; });
       before = &handed_on[(item - groups) * state];
     }
     auto publish = [&] { ready[item].store(1, std::memory_order_release); };
     if (reduced) {
-      job.compose(chains, piece, partial, product, before, carry, after);
+      job.compose(group, piece, partial, product, before, carry, after);
       publish();
-      job.finish_piece(chains, piece, scratch, carry);
+      job.finish_piece(group, piece, scratch, carry);
     } else {
       for (int64_t i = 0; i < state; i++) carry[i] = before[i];
-      job.finish_piece(chains, piece, scratch, carry);
+      job.finish_piece(group, piece, scratch, carry);
       for (int64_t i = 0; i < state; i++) after[i] = carry[i];
       publish();
     }
-    if (k + 1 == pieces) job.finish(chains, after);
+    if (k + 1 == pieces) job.finish(group, after);
+    stream_fence();
   });
 }
 
@@ -344,14 +402,19 @@ template <class Stored, class Number, bool kAdjoint>
 void run_blocks(const Arguments& call) {
   const int64_t parts = Number::kParts, n = call.shape.n, row = call.shape.inner * n * parts;
   const int64_t outer = call.shape.T * row, inner = n * parts;
+  auto large = [&](int64_t count) {
+    const int64_t bytes = call.shape.sequences() * call.shape.T * count * sizeof(Stored);
+    return bytes >= kStreamedBytes;
+  };
   const Job<Stored, Number, kAdjoint> job{
       call.shape,
       block_steps<Number>(n),
       {static_cast<const Stored*>(call.a), call.a_outer * parts, call.a_time * parts,
        call.a_inner * parts, n * n * parts},
       {static_cast<const Stored*>(call.x), outer, row, inner, inner},
-      {static_cast<Stored*>(call.h), outer, row, inner, inner},
-      {static_cast<Stored*>(call.grad_a), outer * n, row * n, inner * n, inner * n},
+      {static_cast<Stored*>(call.h), outer, row, inner, inner, large(inner)},
+      {static_cast<Stored*>(call.grad_a), outer * n, row * n, inner * n, inner * n,
+       large(inner * n)},
       static_cast<const Stored*>(call.initial),
       static_cast<const Stored*>(call.states),
       static_cast<Stored*>(call.grad_initial)};

@@ -12,7 +12,8 @@ from longrnn.ops.block_linear_recurrence.reference import (
 
 HALF = [torch.bfloat16, torch.float16]
 COMPLEX = [torch.complex128, torch.complex64]
-# (B, T, n). One step, odd, more sequences than a vector has lanes, past several tiles, n beyond 8.
+# (B, T, n). One step, odd, more sequences than a vector has lanes, past several tiles, n beyond 8,
+# about as many sequences as a vector has lanes, over a time that threads split.
 SHAPES = [
     (1, 1, 1),
     (2, 7, 3),
@@ -26,6 +27,7 @@ SHAPES = [
     (33, 20, 6),
     (17, 40, 7),
     (18, 5, 1),
+    (10, 601, 5),
 ]
 
 
@@ -95,6 +97,36 @@ def test_half_and_complex_numbers(kernel, shape, dtype):
     ours = value_and_grads(lambda *v: block_linear_recurrence(*v, dim=1), args, cotangent)
     assert_accurate(ours, loop, exact, torch.finfo(dtype).eps)
     assert all(o.dtype == dtype for o in ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+@pytest.mark.parametrize("shape", [(40, 30, 5), (35, 20, 8), (19, 33, 3)], ids=str)
+def test_sequences_that_lie_side_by_side(kernel, shape, dtype):
+    args = inputs(shape, dtype)
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    narrow = torch.promote_types(dtype, torch.float32)
+    cotangent = torch.randn(shape, dtype=wide).to(dtype)
+
+    def time_first(a, x, h):
+        a, x = (v.transpose(0, 1).contiguous() for v in (a, x))
+        return block_linear_recurrence(a, x, h).transpose(0, 1)
+
+    exact = value_and_grads(lambda *v: reference(*v, dim=1), [v.to(wide) for v in args], cotangent)
+    loop = value_and_grads(lambda *v: reference(*v, dim=1), [v.to(narrow) for v in args], cotangent)
+    for threads in [1] if kernel == "plain" else [1, 2]:
+        torch.set_num_threads(threads)
+        ours = value_and_grads(time_first, args, cotangent)
+        assert_accurate(ours, loop, exact, torch.finfo(dtype).eps)
+
+
+def test_results_larger_than_the_cache():
+    args = inputs((64, 1500, 8), torch.float32)
+    args = [args[0].transpose(0, 1).contiguous(), args[1].transpose(0, 1).contiguous(), args[2]]
+    cotangent = torch.randn_like(args[1])
+    exact = value_and_grads(reference, [v.double() for v in args], cotangent)
+    loop = value_and_grads(reference, args, cotangent)
+    ours = value_and_grads(block_linear_recurrence, args, cotangent)  # written past the cache
+    assert_accurate(ours, loop, exact, torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
