@@ -59,35 +59,30 @@ def newton(
     iterations = torch.full_like(right, max_iterations)
     for iteration in range(max_iterations + 1):
         begin, left = int(right.min()), right < T  # before `begin` all is done
-        last = states[begin - 1] if begin else initial
-        before = previous(states[begin:], last, None, 0, False)
+        window, last = states[begin:], states[begin - 1] if begin else initial
+        before = previous(window, last, None, 0, False)
         graph, before = steps.with_graph([x[begin:] for x in inputs], before)
         after, step = graph.detach(), torch.arange(begin, T, device=right.device).unsqueeze(1)
         residual = _residual(steps, after, states, initial)
-        residuals[begin:] = torch.where(step < right, residuals[begin:], residual)
-        fine = residuals[begin:] <= tol  # a nan is not
-        right = begin + fine.cumprod(0).sum(0)
+        residual = torch.where(step < right, residuals[begin:], residual)
+        residuals[begin:] = residual
+        right = begin + (residual <= tol).cumprod(0).sum(0)  # a nan is not
         iterations[left & (right == T)] = iteration
-        first = step == right
-        if right.min() == T or iteration == max_iterations or not after[first].isfinite().all():
-            break  # the last: from a state that is right
-        jacobian = _trusted(steps.jacobian(graph, before), residuals[begin:] <= trust)
-        states[begin:] = _corrected(states[begin:], before.detach(), after, jacobian, step, right)
+        if right.min() == T or iteration == max_iterations:
+            break
+        first = (right - begin).clamp_max(T - begin - 1), torch.arange(B, device=right.device)
+        if not after[first].isfinite().all():  # from a state that is right
+            break
+        jacobian = _trusted(steps.jacobian(graph, before), residual <= trust)
+        done = (step < right)[..., None, None]
+        usable = after.isfinite().flatten(2).all(2)[..., None, None]
+        new = window + solve_linear(jacobian, torch.where(usable & ~done, after - window, 0))
+        if not (usable.all() and new.isfinite().all()):
+            new = torch.where(new.isfinite(), new, after)
+            new = torch.where(usable, new, before.detach()[first])  # as without a guess
+        new[first] = after[first]  # to the bit what the cell says, whatever stood there
+        states[begin:] = torch.where(done, window, new)
     return Solution(states, iterations, residuals, right)
-
-
-def _corrected(
-    states: Tensor, before: Tensor, after: Tensor, jacobian: Tensor, step: Tensor, right: Tensor
-) -> Tensor:
-    """The states after an iteration; those before `right`, (B,), as they are."""
-    done, first = ((step < right)[..., None, None], (step == right)[..., None, None])
-    usable = after.isfinite().flatten(2).all(2)[..., None, None]
-    new = states + solve_linear(jacobian, torch.where(usable & ~done, after - states, 0))
-    new = torch.where(new.isfinite(), new, after)
-    last = torch.where(first, before, 0).sum(0)  # the last state that is right
-    new = torch.where(usable, new, last)  # far off: begin again as without a guess
-    new = torch.where(first, after, new)  # to the bit what the cell says, whatever stood there
-    return torch.where(done, states, new)
 
 
 def _trusted(jacobian: Tensor, trusted: Tensor) -> Tensor:
@@ -97,6 +92,8 @@ def _trusted(jacobian: Tensor, trusted: Tensor) -> Tensor:
     such steps overflow; a correction that passes through them unexpanded does no harm.
     """
     jacobian = jacobian.nan_to_num(0, 0, 0)
+    if trusted.all():
+        return jacobian
     rows, columns = (jacobian.abs().sum(dim).amax(-1) for dim in (-1, -2))
     norm = (rows * columns).sqrt().clamp_min(1)  # no less than the spectral norm
     return jacobian / torch.where(trusted.unsqueeze(-1), 1, norm)[..., None, None]
