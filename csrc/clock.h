@@ -79,4 +79,18 @@ struct Clock {
   }
 };
 
+// A bit for each lane, the first lowest.
+template <class T>
+inline uint64_t lanes_not_zero(Vector<T> k) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  const auto open = k != 0;
+  if constexpr (sizeof(T) == 4) return _mm512_movepi32_mask(__m512i(open));
+  else return _mm512_movepi64_mask(__m512i(open));
+#else
+  uint64_t lanes = 0;
+  for (int i = 0; i < kLanes<T>; i++) lanes |= uint64_t(k[i] != 0) << i;
+  return lanes;
+#endif
+}
+
 }  // namespace longrnn

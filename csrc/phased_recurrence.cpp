@@ -266,22 +266,10 @@ class OpenUnits {
       const V k = call_.clock.opening(phase_.get(), j).k;
       store(&opening_[j], k);
       const int64_t end = end_ - j < kLanes<T> ? end_ - j : kLanes<T>;
-      for (uint64_t lanes = lanes_not_zero(k); lanes; lanes &= lanes - 1)
+      for (uint64_t lanes = lanes_not_zero<T>(k); lanes; lanes &= lanes - 1)
         if (const int lane = __builtin_ctzll(lanes); lane < end) open_[count++] = j + lane;
     }
     return count;
-  }
-
-  static uint64_t lanes_not_zero(V k) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
-    const auto open = k != 0;
-    if constexpr (sizeof(T) == 4) return _mm512_movepi32_mask(__m512i(open));
-    else return _mm512_movepi64_mask(__m512i(open));
-#else
-    uint64_t lanes = 0;
-    for (int i = 0; i < kLanes<T>; i++) lanes |= uint64_t(k[i] != 0) << i;
-    return lanes;
-#endif
   }
 
   T* work(int row) { return &work_[row * block_]; }

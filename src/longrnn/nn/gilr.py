@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from longrnn import _checks
 from longrnn.nn.clocked_stack import ClockedStack, choose_clock
 from longrnn.ops.gated_recurrence.op import gated_recurrence
+from longrnn.ops.open_linear import open_linear
 
 ACTIVATIONS = ("tanh", "elu", "identity", "relu")
 
@@ -134,5 +134,6 @@ class GILR(ClockedStack):
         self, x: Tensor, weights: list[Any], state: tuple[Tensor, ...], layout: dict[str, Any]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         (weight, bias), layout = self._openness(weights, layout)
-        output, h = gated_recurrence(linear(x, weight, bias), state[0], self._cell, **layout)
+        gates = open_linear(x, weight, bias, layout.get("openness"))
+        output, h = gated_recurrence(gates, state[0], self._cell, **layout)
         return output, (h,)

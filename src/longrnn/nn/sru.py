@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from longrnn import _checks
 from longrnn.nn.clocked_stack import ClockedStack, choose_clock
 from longrnn.ops.gated_recurrence.op import gated_recurrence
+from longrnn.ops.open_linear import open_linear
 
 ACTIVATIONS = ("identity", "tanh")
 
@@ -143,10 +143,11 @@ class SRU(ClockedStack):
         self, x: Tensor, weights: list[Any], state: tuple[Tensor, ...], layout: dict[str, Any]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         (weight, bias, weight_highway), layout = self._openness(weights, layout)
-        highway = x if weight_highway is None else linear(x, weight_highway)
-        output, c = gated_recurrence(
-            linear(x, weight, bias), state[0], self._cell, highway=highway, **layout
-        )
+        openness, highway = layout.get("openness"), x
+        if weight_highway is not None:
+            highway = open_linear(x, weight_highway, None, openness)
+        gates = open_linear(x, weight, bias, openness)
+        output, c = gated_recurrence(gates, state[0], self._cell, highway=highway, **layout)
         if self.clock is None:
             return output, (c,)
         output, h = gated_recurrence(output, state[1], "hold", **layout)

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from longrnn.ops.gated_recurrence.op import gated_recurrence
+from longrnn.ops.open_linear import open_linear
 
 
 def gilr_lstm(
@@ -33,12 +33,14 @@ def gilr_lstm(
         Output, and surrogate and cell after each sequence's last step.
     """
     weight_is, bias_is, weight_ih, weight_sh, bias_ih = weights
-    kind = "surrogate" if surrogate_shift else "gilr-tanh"
-    seen, surrogate = gated_recurrence(linear(x, weight_is, bias_is), surrogate, kind, **layout)
+    kind, openness = "surrogate" if surrogate_shift else "gilr-tanh", layout.get("openness")
+    gates = open_linear(x, weight_is, bias_is, openness)
+    seen, surrogate = gated_recurrence(gates, surrogate, kind, **layout)
     if torch.compiler.is_compiling() or x.numel() >= weight_ih.numel():
         both = torch.cat([weight_ih, weight_sh], 1)
-        gates = linear(torch.cat([x, seen.to(x.dtype)], -1), both, bias_ih)
+        gates = open_linear(torch.cat([x, seen.to(x.dtype)], -1), both, bias_ih, openness)
     else:  # a few steps: less work than copying the weights
-        gates = linear(x, weight_ih, bias_ih) + linear(seen, weight_sh)
+        gates = open_linear(x, weight_ih, bias_ih, openness)
+        gates = gates + open_linear(seen, weight_sh, None, openness)
     output, c = gated_recurrence(gates, c, "lstm", **layout)
     return output, surrogate, c
