@@ -898,17 +898,18 @@ def test_states_that_are_no_number_stop_nothing(cell, turns, short_stretches):
     assert len(turns) < 24
 
 
-def test_corrections_do_not_overflow():
-    """Where every state flees from 0, where the derivative is 3, over all steps."""
-    gates, weight, state = draw_diagonal("lstm", (128, 1), 1, 1)
-    gates, weight = gates / 100, weight / 100
-    gates[..., 0] -= 3  # always open to the candidate
-    gates[..., 2] += 3
-    weight[1] += 3
-    run = (None, None, "lstm", 0, False)
-    inputs = on_device(gates, weight, state / 100)
-    output = diagonal.forward(*inputs, *run, False, "parallel")[0]
-    wanted = diagonal_recurrence_plain(gates, weight, state / 100, *run)[0]
+@pytest.mark.parametrize(("cell", "sign"), [("lstm", 1), ("gru", -1)])
+def test_corrections_do_not_overflow(cell, sign):
+    """Where every state flees from 0, where the derivative is 3 or -3, over all steps."""
+    gates, weight, state = draw_diagonal(cell, (128, 1), 1, 1)
+    parts, candidate = list((gates / 100).chunk(3, -1)), 2 if cell == "gru" else 1
+    parts[0] += 3 if cell == "gru" else -3  # always open to the candidate
+    parts[3 - candidate] += 3
+    weight = weight / 100
+    weight[candidate] += 3 * sign
+    inputs, run = (torch.cat(parts, -1), weight, state / 100), (None, None, cell, 0, False)
+    output = diagonal.forward(*on_device(*inputs), *run, False, "parallel")[0]
+    wanted = diagonal_recurrence_plain(*inputs, *run)[0]
     torch.testing.assert_close(output.cpu(), wanted, rtol=0, atol=1e-4)
 
 
