@@ -30,13 +30,14 @@ class ClockedStack(RecurrentStack):
     made of (`_periods`).
     """
 
+    counters = ("steps",)
+
     def __init__(self, *sizes: Any, clock: Clock | None, **settings: Any):
         self.clock = clock
         if clock is not None:
             check_clock(clock.period_init, clock.on_ratio, clock.leak)
             self.period_init, self.on_ratio, self.leak, self.learn_on_ratio = clock
             self.options = (*clock._fields, *self.options)
-            self.counters = ("steps",)
         super().__init__(*sizes, **settings)
         if clock is not None:
             for names in self._names:
@@ -52,8 +53,8 @@ class ClockedStack(RecurrentStack):
         super().reset_parameters()
         if self.clock is not None:
             for names in self._names:
-                clock = (getattr(self, name) for name in names[-3:])
-                reset_clock(*clock, self.clock.period_init, self.clock.on_ratio)
+                log_period, shift, on_ratio = (getattr(self, name) for name in names[-3:])
+                reset_clock(log_period, shift, on_ratio, self.period_init, self.on_ratio)
 
     def forward(
         self,

@@ -79,7 +79,7 @@ class GILR(ClockedStack):
         True
     """
 
-    options = ("activation",)
+    options: tuple[str, ...] = ("activation",)
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The LSTM whose gates see a linear surrogate of its state (GILR-LSTM)."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class GILRLSTM(RecurrentStack):
     """
 
     state_type: type | None = GILRLSTMState
-    options: ClassVar[tuple[str, ...]] = ("forget_bias", "surrogate_shift")
+    options: tuple[str, ...] = ("forget_bias", "surrogate_shift")
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """An LSTM whose units open by the clock (Phased LSTM)."""
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ class PhasedLSTM(PhasedStack):
     """
 
     state_type = PhasedLSTMState
-    options: ClassVar[tuple[str, ...]] = ("peephole",)
+    options: tuple[str, ...] = ("peephole",)
     cell = "lstm"
     gates = 4
 

@@ -21,7 +21,7 @@ class SkippingStack(RecurrentStack):
     """
 
     scalars = ("update_prob", "accum_prob")
-    options: ClassVar[tuple[str, ...]] = ("update_bias", "learn_initial_state")
+    options: tuple[str, ...] = ("update_bias", "learn_initial_state")
     starts: ClassVar[tuple[str, ...]] = ()
     """Fields of the state whose initial values can be learned; the parameters end in `_0`."""
     update_bias: float

@@ -79,7 +79,7 @@ class SRU(ClockedStack):
         (torch.Size([100, 4, 16]), torch.Size([4, 4, 16]))
     """
 
-    options = ("activation", "forget_bias")
+    options: tuple[str, ...] = ("activation", "forget_bias")
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class RecurrentStack(nn.Module):
     keeps_inputs: bool = False  # the last field of the state is the past inputs
     scalars: ClassVar[tuple[str, ...]] = ()  # fields of the state with one number a sequence
     counters: ClassVar[tuple[str, ...]] = ()  # such fields with a whole number
-    options: ClassVar[tuple[str, ...]] = ()  # attributes that `extra_repr` also shows
+    options: tuple[str, ...] = ()  # attributes that `extra_repr` also shows
     kernel_size: int = 1
 
     def __init__(

@@ -181,7 +181,7 @@ def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _differentiate_plain(
-    inputs: Sequence[Tensor | None],
+    inputs: Sequence[Any],
     grads: Sequence[Tensor | None],
     lengths: Tensor | None,
     cu_seqlens: Tensor | None,
@@ -191,7 +191,10 @@ def _differentiate_plain(
 ) -> list[Tensor | None]:
     """Gradients of the plain form by `inputs`: gates, highway, openness, initial state."""
     with torch.enable_grad():
-        output, _, last = gated_recurrence_plain(*inputs, lengths, cu_seqlens, *options)
+        gates, highway, openness, state = inputs
+        output, _, last = gated_recurrence_plain(
+            gates, highway, openness, state, lengths, cu_seqlens, *options
+        )
         pairs = [(y, g) for y, g in zip((output, last), grads, strict=True) if g is not None]
         found = iter(
             torch.autograd.grad(

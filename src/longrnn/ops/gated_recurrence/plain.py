@@ -25,10 +25,10 @@ def gated_recurrence_plain(
     """Return output, every state, and the final state; see `op.py` for the arguments."""
     dtype = gates.dtype
     if dtype in (torch.float16, torch.bfloat16):
-        beside = (None if x is None else x.float() for x in (highway, openness))
-        wide = gated_recurrence_plain(
-            gates.float(), *beside, initial_state.float(), lengths, cu_seqlens, cell, dim, reverse
-        )
+        highway = None if highway is None else highway.float()
+        openness = None if openness is None else openness.float()
+        tensors = (gates.float(), highway, openness, initial_state.float())
+        wide = gated_recurrence_plain(*tensors, lengths, cu_seqlens, cell, dim, reverse)
         return wide[0].to(dtype), wide[1].to(dtype), wide[2].to(dtype)
     definition = CELLS[cell]
     parts = gates.chunk(definition.gates, -1)

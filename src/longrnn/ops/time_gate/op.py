@@ -165,8 +165,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
     if torch.is_grad_enabled() or not (grad.device.type != "cpu" or _native.available()):
 
-        def plain(*inputs: Any) -> tuple[Tensor]:
-            return (time_gate_plain(*inputs, ctx.leak),)
+        def plain(times: Tensor, period: Tensor, shift: Tensor, on_ratio: Tensor) -> list[Tensor]:
+            return [time_gate_plain(times, period, shift, on_ratio, ctx.leak)]
 
         return *differentiate_plain(plain, tensors, [grad]), None
     return *torch.ops.longrnn.time_gate_backward(grad, *tensors, ctx.leak), None
