@@ -6,23 +6,13 @@
 #include "hidden_layer.h"
 #include "number.h"
 #include "plan.h"
+#include "skip_gate.h"
 #include "teams.h"
 
 namespace longrnn {
 namespace {
 
 constexpr int64_t kFew = 8;  // rows for which it does not pay to pack the weights
-
-// The gate at a step, as it is kept.
-template <class T>
-struct Gate4 {
-  T prob, accum;            // p and kappa before the step
-  T accumulated, new_prob;  // of the step: u before rounding, and p if it updates
-
-  bool update() const { return accumulated > T(0.5); }  // a tie skips
-  bool rises() const { return prob <= 1 - accum; }      // by p, and not by what is left to 1
-  void accumulate() { accumulated = accum + (rises() ? prob : 1 - accum); }
-};
 
 // The arrays of both ways. Those of a layer stand one after the other: (layers, rows, ...).
 template <class Cell_, class T_>
@@ -37,7 +27,7 @@ struct SkipCall {
   const T* masks;                      // (depth - 1, rows, n), or null
   const T *initial_hidden, *initial_cells;
   T *gates, *hidden, *cells, *inputs;  // kept: activations; before the step; of layers > 0
-  Gate4<T>* gate;
+  SkipGate<T>* gate;
   Buffer<T> weight_u;
   T bias_u;
   std::vector<HiddenLayer<T, Cell>> layers;
@@ -146,7 +136,7 @@ class ForwardTeam {
  private:
   struct Member {
     int64_t s, t, steps;
-    Gate4<T> gate;
+    SkipGate<T> gate;
   };
 
   int64_t row_of(int64_t i) const { return call_.row(members_[i].s, members_[i].t); }
@@ -199,12 +189,11 @@ class ForwardTeam {
 
   // The results of a step, and the gate before the next.
   void put_step(int64_t i) {
-    Gate4<T>& gate = members_[i].gate;
+    SkipGate<T>& gate = members_[i].gate;
     const int64_t row = row_of(i);
     call_.updates[row] = gate.update();
     store_row(call_.output + row * call_.n, state(call_.depth - 1, i), call_.n);
-    if (gate.update()) gate.prob = gate.new_prob;
-    gate.accum = gate.update() ? 0 : gate.accumulated;
+    gate.pass();
   }
 
   void finish(int64_t i) {
@@ -265,8 +254,9 @@ class BackwardTeam {
   }
 
   bool enter(int64_t i, int64_t s) {
-    members_[i] = {s, call_.shape.steps(s) - 1, call_.grad_prob ? call_.grad_prob[s] : 0,
-                   call_.grad_accum ? call_.grad_accum[s] : 0, 0, 0, {}};
+    const T prob = call_.grad_prob ? call_.grad_prob[s] : 0;
+    const T accum = call_.grad_accum ? call_.grad_accum[s] : 0;
+    members_[i] = {s, call_.shape.steps(s) - 1, {prob, accum}, 0, 0, {}};
     fill_zero(weight_u(i), block_);
     for (int64_t k = 0; k < call_.depth; k++) {
       const int64_t from = (k * call_.shape.count() + s) * call_.n;
@@ -318,9 +308,9 @@ class BackwardTeam {
  private:
   struct Member {
     int64_t s, t;
-    T prob, accum;       // gradients of p and kappa after the step
-    T logit, bias_u;     // gradient of the gate's pre-activation, and their sum
-    Gate4<T> gate;
+    SkipGateGradient<T> after;  // of the step
+    T logit, bias_u;            // gradient of the gate's pre-activation, and their sum
+    SkipGate<T> gate;
   };
 
   int64_t row_of(int64_t i) const { return call_.row(members_[i].s, members_[i].t); }
@@ -346,7 +336,6 @@ class BackwardTeam {
   // From the gradients of the state after a step to those of the gate before it.
   void pass_gate(int64_t i) {
     Member& member = members_[i];
-    const Gate4<T>& gate = member.gate;
     const int64_t row = row_of(i);
     V change = {};  // in the loss, to first order, if the state were the candidate
     for (int64_t k = 0; k < call_.depth; k++) {
@@ -358,14 +347,9 @@ class BackwardTeam {
         if (Cell::kCells) change += load(cells(k, i) + j) * (new_c - c);
       }
     }
-    T grad = sum_of<T>(change) + member.prob * (gate.new_prob - gate.prob) -
-             member.accum * gate.accumulated;
-    if (call_.grad_updates) grad += call_.grad_updates[row];
-    if (!gate.update()) grad += member.accum;
-    member.logit = gate.update() ? member.prob * gate.new_prob * (1 - gate.new_prob) : 0;
+    const T through = call_.grad_updates ? call_.grad_updates[row] : 0;
+    member.logit = member.after.pass(member.gate, sum_of<T>(change) + through);
     member.bias_u += member.logit;
-    member.prob = (gate.update() ? 0 : member.prob) + (gate.rises() ? grad : 0);
-    member.accum = gate.rises() ? grad : 0;
   }
 
   // From the gradients of a layer's candidates to those of its pre-activations.
@@ -438,8 +422,8 @@ class BackwardTeam {
     }
     store_row(call_.grad_weight_u + s * n, weight_u(i), n);
     call_.grad_bias_u[s] = member.bias_u;
-    call_.grad_initial_prob[s] = member.prob;
-    call_.grad_initial_accum[s] = member.accum;
+    call_.grad_initial_prob[s] = member.after.prob;
+    call_.grad_initial_accum[s] = member.after.accum;
   }
 
   const Call& call_;
@@ -481,7 +465,7 @@ EXPORT void longrnn_skip_recurrence_forward(
       using Call = SkipForward<SkipCall<decltype(definition), C>>;
       Call call{{shape, Rows(shape, batch_first), batch * T, n, m, depth, in(masks), in(hidden),
                  in(cells), own(gates), own(kept_hidden), own(kept_cells), own(inputs),
-                 static_cast<Gate4<C>*>(gate), nullptr, *in(bias_u), {}},
+                 static_cast<SkipGate<C>*>(gate), nullptr, *in(bias_u), {}},
                 gates != nullptr, in(x), in(prob),
                 in(accum), own(output), own(last_hidden), own(last_cells),
                 own(updates), own(last_prob), own(last_accum)};
@@ -510,7 +494,7 @@ EXPORT void longrnn_skip_recurrence_backward(
       using Call = SkipBackward<SkipCall<decltype(definition), C>>;
       Call call{{shape, Rows(shape, batch_first), batch * T, n, m, depth, in(masks), nullptr,
                  nullptr, own(gates), own(hidden), own(cells), own(inputs),
-                 static_cast<Gate4<C>*>(gate), nullptr, 0, {}},
+                 static_cast<SkipGate<C>*>(gate), nullptr, 0, {}},
                 in(x), static_cast<const int64_t*>(position), in(grad_output), in(grad_hidden), in(grad_cells), in(grad_updates),
                 in(grad_prob), in(grad_accum),
                 reinterpret_cast<C* const*>(grad_gates),

@@ -108,7 +108,7 @@ def backward(
                 **p.options,
             )
     d = d.flatten(1, -2)
-    of_weights = []
+    of_weights: list[Tensor] = []
     for k in range(depth):
         features = inputs[k - 1] if k else shared.zero_padding(x, lengths, dim)
         states = [before[k]]
