@@ -190,6 +190,17 @@ def test_diagonal_kernels_compile(cell, algorithm, B, dtype, compiled):
         assert kernel.metadata.shared <= 227 * 1024
 
 
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_time_gate_kernels_compile(dtype, compiled):
+    from longrnn.ops.time_gate import gpu
+
+    times, clock = torch.empty(100, 32, dtype=torch.float64), torch.empty(3, 110, dtype=dtype)
+    gpu.backward(gpu.forward(times, *clock, 0.001), times, *clock, 0.001)
+    assert len(compiled) == 2
+    assert_sound(compiled, False)
+
+
 def assert_fits(kernels, dtype):
     """Each has machine code, multiplies on tensor cores and fits in a multiprocessor's memory."""
     product = "f64.f64.f64.f64" if dtype == torch.float64 else "f32.tf32.tf32.f32"
