@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from longrnn.ops._side_by_side import side_by_side
 from longrnn.ops.diagonal_recurrence.cells import CELLS, GATES
 
 
@@ -30,11 +31,8 @@ class Padded(NamedTuple):
 def pad(gates: Tensor, lengths: Tensor | None, cu_seqlens: Tensor | None, dim: int) -> Padded:
     """Lay sequences side by side, however they lie; see `op.py` for the arguments."""
     if cu_seqlens is not None:
-        lengths, dim = cu_seqlens.diff(), 1
-        steps = torch.arange(int(lengths.max()), device=gates.device)
-        valid = steps < lengths.unsqueeze(-1)  # (B, T)
-        rows = (cu_seqlens[:-1, None] + steps).where(valid, 0)
-        return Padded(gates[rows], valid.unsqueeze(-1), rows, dim)
+        rows, valid, _ = side_by_side(cu_seqlens)
+        return Padded(gates[rows], valid.unsqueeze(-1), rows, dim=1)
     if lengths is None:
         return Padded(gates, None, None, dim)
     steps = torch.arange(gates.shape[dim], device=gates.device)

@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from longrnn.ops._side_by_side import side_by_side
 from longrnn.ops.candidates import CANDIDATES
 from longrnn.ops.time_gate.plain import time_gate_plain
 
@@ -37,10 +38,7 @@ def phased_recurrence_plain(
         x, weight_ih, weight_hh, bias = cast(Any, widened)
         hidden, cells = hidden.float(), None if cells is None else cells.float()
     if cu_seqlens is not None:
-        lengths = cu_seqlens.diff()
-        steps = torch.arange(int(lengths.max()), device=x.device)
-        valid = steps < lengths.unsqueeze(-1)  # (B, T)
-        rows = (cu_seqlens[:-1, None] + steps).where(valid, 0)
+        rows, valid, lengths = side_by_side(cu_seqlens)
         x, times, dim = x[rows], times[rows], 1
     gates = time_gate_plain(times, period, shift, on_ratio, leak).to(x.dtype)
     weights = (weight_ih, weight_hh, bias, *([] if cell != "lstm" else [peephole]))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from longrnn.ops._side_by_side import side_by_side
 from longrnn.ops.binarize import binarize
 
 
@@ -20,10 +21,7 @@ def skip_gate_plain(
     new_p = (x.to(weight_u.dtype) @ weight_u.T + bias_u).sigmoid()
     if cu_seqlens is None:
         return _padded(new_p, update_prob, accum_prob, lengths, dim)
-    lengths = cu_seqlens.diff()
-    steps = torch.arange(int(lengths.max()), device=x.device)
-    valid = steps < lengths.unsqueeze(-1)  # (B, T)
-    rows = (cu_seqlens[:-1, None] + steps).where(valid, 0)
+    rows, valid, lengths = side_by_side(cu_seqlens)
     updates, p, kappa = _padded(new_p[rows], update_prob, accum_prob, lengths, 1)
     return updates[valid], p, kappa
 

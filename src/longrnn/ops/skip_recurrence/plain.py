@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from longrnn.ops._side_by_side import side_by_side
 from longrnn.ops.binarize import binarize
 from longrnn.ops.candidates import CANDIDATES
 
@@ -39,10 +40,7 @@ def skip_recurrence_plain(
         narrow = [None if t is None else t.to(x.dtype) for t in (output, *last[:2])]
         return cast(Results, (narrow[0], updates, *narrow[1:], *last[2:]))
     if cu_seqlens is not None:
-        lengths = cu_seqlens.diff()
-        steps = torch.arange(int(lengths.max()), device=x.device)
-        valid = steps < lengths.unsqueeze(-1)  # (B, T)
-        rows = (cu_seqlens[:-1, None] + steps).where(valid, 0)
+        rows, valid, lengths = side_by_side(cu_seqlens)
         output, updates, *last = _padded(
             x[rows], weights, weight_u, bias_u, hidden, cells, update_prob, accum_prob,
             None if masks is None else masks[:, rows], lengths, cell, 1,
