@@ -49,9 +49,11 @@ def test_a_forget_bias_lengthens_the_memory(model):
     x = torch.zeros(1, 200, 2)
     x[0, 0] = 5
     left = []
+    # A closed unit forgets nothing, whatever its bias.
+    options = {"on_ratio": 0.99} if model.startswith("phased") else {}
     for bias in (0.0, 9.0):
         torch.manual_seed(0)
-        network = Network(TASK, model, 16, forget_bias=bias)
+        network = Network(TASK, model, 16, forget_bias=bias, options=options)
         difference = network.recurrent(x)[0] - network.recurrent(torch.zeros_like(x))[0]
         left.append(difference[0, -1].norm().item())
     assert left[1] > 100 * left[0]
@@ -201,3 +203,10 @@ def test_skipped_steps_are_left_out_before_the_layer_runs():
 def test_an_unknown_layer_option_is_named():
     with pytest.raises(ValueError, match=r"layer_option must be one that sru has, got: .*width"):
         Network(TASK, "sru", 8, options={"width": 3})
+
+
+def test_a_layer_with_a_clock_by_option_is_given_the_times():
+    for phased in (False, True):
+        network = Network(Stamped(), "sru", 8, options={"phased": phased})
+        assert network.recurrent.input_size == 2 + (not phased)  # else their differences
+        network(Sequences(torch.randn(2, 4, 2), times=TIMES))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from longrnn.batching import MuxUnroll, run_padded
 from longrnn.nn import create_model
+from longrnn.nn.clocked_stack import ClockedStack
 from longrnn.tasks import Sequences, Task
 from longrnn.train import pooling as pools
 from longrnn.train.random_skip import spread, thin
@@ -65,14 +66,11 @@ class Network(nn.Module):
         if forget_bias is not None and model != "lstm":
             given["forget_bias"] = forget_bias
 
-        self._takes = _arguments(model)
+        self._takes = _arguments(model, given)
         self._appends_times = task.timed and "times" not in self._takes
         self._time_feature = _absolute_times if task.absolute_times else _time_differences
         width += self._appends_times
-        try:
-            self.recurrent = create_model(model, width, hidden_size, num_layers, **given)
-        except TypeError as error:
-            raise ValueError(f"layer_option must be one that {model} has, got: {error}") from error
+        self.recurrent = create_model(model, width, hidden_size, num_layers, **given)
         if forget_bias is not None and isinstance(self.recurrent, nn.LSTM):
             _set_forget_bias(self.recurrent, forget_bias)
         self.readout = nn.Linear(hidden_size, task.output_size)
@@ -127,9 +125,16 @@ class Network(nn.Module):
         return output, state, updates[0] if updates else None
 
 
-def _arguments(model: str) -> set[str]:
-    """What can be given to a layer of this name when it is called."""
-    return set(inspect.signature(create_model(model, 1, 1, device="meta").forward).parameters)
+def _arguments(model: str, options: dict[str, Any]) -> set[str]:
+    """What can be given to a layer of this name and these options when it is called."""
+    try:
+        layer = create_model(model, 1, 1, device="meta", **options | {"dropout": 0.0})
+    except TypeError as error:
+        raise ValueError(f"layer_option must be one that {model} has, got: {error}") from error
+    names = set(inspect.signature(layer.forward).parameters)
+    if isinstance(layer, ClockedStack) and layer.clock is None:
+        names.remove("times")
+    return names
 
 
 def _embedding(task: Task, hidden_size: int) -> tuple[nn.Module, int]:
