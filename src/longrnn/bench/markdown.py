@@ -105,7 +105,8 @@ def _recurrence(rows: list[Row]) -> list[str]:
                     number(ours.get("times_best_peer")),
                 ]
             )
-        headings = [title, "ms", "/ plain adds", "of the limit", "best peer", "peer / ours"]
+        than = f"/ {rows[0]['baseline']}"
+        headings = [title, "ms", than, "of the limit", "best peer", "peer / ours"]
         if lines:
             parts.append(grid(headings, lines))
     return parts
