@@ -13,7 +13,7 @@ import torch
 import torch.utils.dlpack
 
 _ISAS = {"AVX512": ["avx512", "avx2", "baseline"], "AVX2": ["avx2", "baseline"]}
-_LARGE = 1 << 22  # bytes from which a fresh tensor is worth a detour
+LARGE = 1 << 22  # bytes from which a fresh tensor is worth a detour
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     than the arithmetic.
     """
     fresh_bytes = math.prod(shape) * like.itemsize
-    if fresh_bytes >= _LARGE and not torch.are_deterministic_algorithms_enabled():
+    if fresh_bytes >= LARGE and not torch.are_deterministic_algorithms_enabled():
         pointer = function("allocate", "niipi", ctypes.c_void_p)(
             fresh_bytes,
             _DLPACK[like.dtype],

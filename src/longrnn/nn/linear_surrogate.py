@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from longrnn import _checks
 from longrnn.nn.convolution import recent_inputs
 from longrnn.nn.stack import RecurrentStack
 from longrnn.nn.surrogate_cells import one_state, steps_of
 from longrnn.ops.gated_recurrence.op import gated_recurrence
+from longrnn.ops.linear import linear
 
 SURROGATES = ("gilr", "previous-input", "convolution")
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import linear
 
 from longrnn.nn.stack import RecurrentStack
 from longrnn.ops.gated_recurrence.op import gated_recurrence
+from longrnn.ops.linear import linear
 
 
 class MinGRU(RecurrentStack):

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from longrnn import _checks
 from longrnn.nn.stack import RecurrentStack
 from longrnn.ops.diagonal_recurrence.cells import CELLS, GATES
 from longrnn.ops.diagonal_recurrence.op import ALGORITHMS, diagonal_recurrence
+from longrnn.ops.linear import linear
 
 
 class ParallelStack(RecurrentStack):

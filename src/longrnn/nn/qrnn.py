@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from longrnn import _checks
 from longrnn.nn.convolution import recent_inputs
 from longrnn.nn.stack import RecurrentStack
 from longrnn.ops.gated_recurrence.op import gated_recurrence
+from longrnn.ops.linear import linear
 
 
 class QRNNState(NamedTuple):

@@ -3,11 +3,12 @@
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.nn.functional import linear, pad
+from torch.nn.functional import pad
 
 from longrnn.nn.convolution import recent_inputs
 from longrnn.nn.stack import RecurrentStack
 from longrnn.ops.gated_recurrence.op import gated_recurrence
+from longrnn.ops.linear import linear
 
 
 class StronglyTypedGRUState(NamedTuple):

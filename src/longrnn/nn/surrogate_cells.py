@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, sigmoid, tanh
-from torch.nn.functional import linear
 
 from longrnn.nn.convolution import recent_inputs
 from longrnn.nn.stack import inside
 from longrnn.ops.gated_recurrence.op import gated_recurrence
+from longrnn.ops.linear import linear
 from longrnn.ops.linear_recurrence.op import linear_recurrence
 
 Carry = tuple[Tensor, ...]
@@ -44,9 +44,8 @@ def lstm(
     cell: nn.LSTMCell, x: Tensor, seen: Tensor, carry: Carry, layout: dict[str, Any]
 ) -> tuple[Tensor, Carry]:
     """An LSTM whose gates see something else than h: c is a linear recurrence."""
-    i, f, g, o = (
-        linear(x, cell.weight_ih, cell.bias_ih) + linear(seen, cell.weight_hh, cell.bias_hh)
-    ).chunk(4, -1)
+    bias = cell.bias_ih + cell.bias_hh if cell.bias else None
+    i, f, g, o = linear(x, cell.weight_ih, bias, seen, cell.weight_hh).chunk(4, -1)
     # The recurrence of a strongly typed GRU: sigmoid(f) c + z tanh(g), with z as it is given.
     gates = torch.cat([sigmoid(i), f, g], -1)
     c, last = gated_recurrence(gates, carry[0], "strongly-typed-gru", **layout)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from longrnn.ops.gated_recurrence.op import gated_recurrence
@@ -36,11 +35,6 @@ def gilr_lstm(
     kind, openness = "surrogate" if surrogate_shift else "gilr-tanh", layout.get("openness")
     gates = open_linear(x, weight_is, bias_is, openness)
     seen, surrogate = gated_recurrence(gates, surrogate, kind, **layout)
-    if torch.compiler.is_compiling() or x.numel() >= weight_ih.numel():
-        both = torch.cat([weight_ih, weight_sh], 1)
-        gates = open_linear(torch.cat([x, seen.to(x.dtype)], -1), both, bias_ih, openness)
-    else:  # a few steps: less work than copying the weights
-        gates = open_linear(x, weight_ih, bias_ih, openness)
-        gates = gates + open_linear(seen, weight_sh, None, openness)
+    gates = open_linear(x, weight_ih, bias_ih, openness, seen.to(x.dtype), weight_sh)
     output, c = gated_recurrence(gates, c, "lstm", **layout)
     return output, surrogate, c

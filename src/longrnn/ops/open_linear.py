@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from longrnn import _native
 from longrnn.ops._hidden_call import pointer
+from longrnn.ops.linear import linear, side_by_side
 from longrnn.ops.linear_recurrence.cpu import DTYPES
 from longrnn.ops.linear_recurrence.transforms import transforms_active
 
@@ -16,7 +16,9 @@ from longrnn.ops.linear_recurrence.transforms import transforms_active
 DENSE_FROM = 0.15
 
 
-def open_linear(x: Tensor, weight: Tensor, bias: Tensor | None, openness: Tensor | None) -> Tensor:
+def open_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, openness: Tensor | None, *more: Tensor
+) -> Tensor:
     """Pre-activations of the units that are open; of the others, anything or zero.
 
     Where a gradient is wanted, and wherever it is faster, all are computed.
@@ -26,6 +28,7 @@ def open_linear(x: Tensor, weight: Tensor, bias: Tensor | None, openness: Tensor
         weight: One block of n rows a gate.
         bias: One a row of the weight, or None.
         openness: 0 where nobody looks at a unit's pre-activations; None looks at all.
+        *more: A second input and its weight, as `linear` takes them.
 
     Shape:
         - x: (..., m)
@@ -33,14 +36,15 @@ def open_linear(x: Tensor, weight: Tensor, bias: Tensor | None, openness: Tensor
         - openness: (..., n)
         - returns: (..., G n)
     """
-    if openness is None or not _can_skip(x, weight, bias):
-        return linear(x, weight, bias)
+    if openness is None or not _can_skip(x, weight, bias, *more):
+        return linear(x, weight, bias, *more)
+    x, weight = side_by_side(x, weight, *more)
     return torch.ops.longrnn.open_linear(x, weight, bias, openness.to(x.dtype))
 
 
-def _can_skip(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def _can_skip(x: Tensor, *others: Tensor | None) -> bool:
     recorded = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, weight, bias)
+        t is not None and t.requires_grad for t in (x, *others)
     )
     return (
         x.device.type == "cpu"

@@ -1,0 +1,105 @@
+"""The products with what goes into a layer: of long sequences the largest tensors that it makes."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from longrnn import _native
+from longrnn.ops.linear_recurrence.transforms import transforms_active
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Tensor) -> Tensor:
+    """`torch.nn.functional.linear`, of one input or of several whose products are added.
+
+    On a CPU, large results lie in memory that earlier ones have left mapped: PyTorch takes fresh
+    memory for each, of which page faults make a third of the time that the product takes.
+
+    Args:
+        x: The input.
+        weight: One row a feature of the result.
+        bias: One a row of the weight, or None.
+        *more: A second input of x's dtype and its weight.
+
+    Shape:
+        - x: (..., m)
+        - weight: (k, m), bias: (k,)
+        - more: (..., n) and (k, n)
+        - returns: (..., k)
+    """
+    if _is_large(x, weight, bias, *more):
+        result: Tensor = _Linear.apply(bias, x, weight, *more)
+        return result
+    if not more:
+        return functional.linear(x, weight, bias)
+    if torch.compiler.is_compiling() or x.numel() >= weight.numel():
+        return functional.linear(*side_by_side(x, weight, *more), bias)
+    seen, weight_seen = more  # of a few steps: less work than copying the weights
+    return functional.linear(x, weight, bias) + functional.linear(seen, weight_seen)
+
+
+def side_by_side(x: Tensor, weight: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
+    """One input and one weight whose product is the sum of two."""
+    return (torch.cat([x, more[0]], -1), torch.cat([weight, more[1]], 1)) if more else (x, weight)
+
+
+def _is_large(x: Tensor, weight: Tensor, *others: Tensor | None) -> bool:
+    """Whether the result is worth memory of our own, and nobody but PyTorch itself looks on."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != "cpu":
+        return False
+    if math.prod(x.shape[:-1]) * weight.shape[0] * x.itemsize < _native.LARGE:
+        return False
+    tensors = [x, weight, *(t for t in others if t is not None)]
+    return (
+        all(type(t) in (Tensor, nn.Parameter) and t.dtype == x.dtype for t in tensors)
+        and not torch.is_autocast_enabled("cpu")
+        and not transforms_active()
+        and _native.available()
+    )
+
+
+class _Linear(torch.autograd.Function):
+    """A bias, and pairs of an input and a weight."""
+
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor | None, *pairs: Tensor) -> Tensor:
+        ctx.save_for_backward(*pairs)
+        x, weight, *more = pairs
+        out = _empty(x, weight.shape[0])
+        if bias is None:
+            torch.mm(_rows(x), weight.t(), out=_rows(out))
+        else:
+            torch.addmm(bias, _rows(x), weight.t(), out=_rows(out))
+        if more:
+            _rows(out).addmm_(_rows(more[0]), more[1].t())
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted, *wanted_of_pairs = ctx.needs_input_grad
+        grads: list[Tensor | None] = [_rows(grad).sum(0) if wanted else None]
+        pairs = ctx.saved_tensors
+        for k in range(0, len(pairs), 2):
+            x, weight = pairs[k : k + 2]
+            grads.append(_product(grad, weight) if wanted_of_pairs[k] else None)
+            grads.append(_rows(grad).t() @ _rows(x) if wanted_of_pairs[k + 1] else None)
+        return tuple(grads)
+
+
+def _product(grad: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of an input."""
+    if torch.is_grad_enabled():  # it is to be differentiated
+        return grad @ weight
+    out = _empty(grad, weight.shape[1])
+    torch.mm(_rows(grad), weight, out=_rows(out))
+    return out
+
+
+def _empty(x: Tensor, width: int) -> Tensor:
+    return _native.empty((*x.shape[:-1], width), x)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
