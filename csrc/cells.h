@@ -6,7 +6,8 @@
 //   output(c, x, p)                  h; x is the highway
 //   output_backward(g, c, x, p, d, dx)   returns dc; fills d[k] for the gates that enter h only
 //
-// `Opened` makes of each a cell whose steps are taken in part.
+// `Opened` makes of each a cell whose steps are taken in part, `Candidate` one that then still puts
+// out what the whole step would.
 #pragma once
 
 #include "math.h"
@@ -210,6 +211,14 @@ struct Hold {
   static V output_backward(V g, V, V, const V*, V*, V&) { return g; }
 };
 
+// A cell whose output, where a step is taken in part, is made of what the whole step would make of
+// the state. Kernels see that by the type; whole steps are those of the base.
+template <class Base>
+struct Candidate : Base {
+  static_assert(!Base::kHighway);
+  static constexpr bool kOutput = true;
+};
+
 // A cell of which each step is taken to a share k, between 0 and 1. A step of k = 0 keeps the
 // state to the bit: what is no number there counts as 0.
 template <class Base>
@@ -235,6 +244,38 @@ struct Opened : Base {
     V a, b;
     Base::gates(p, a, b);
     Base::gates_backward(p, k * s, before, d);
+    return s * (b + (a - 1) * before);
+  }
+};
+
+// The same where the output is a candidate: a function of the state before the step.
+template <class Base>
+struct Opened<Candidate<Base>> : Opened<Base> {
+  static constexpr bool kOutput = true;
+
+  template <class V>
+  static V output(V* p, V k, V before) {
+    V a, b;
+    Opened<Base>::look(p, k);
+    Base::gates(p, a, b);
+    return Base::output(a * before + b, V{}, p);
+  }
+  // The gradient of the state before through the output alone, from the output's, g.
+  template <class V>
+  static V output_backward(V* p, V k, V g, V before) {
+    V a, b, d[Base::kGates], dx;
+    Opened<Base>::look(p, k);
+    Base::gates(p, a, b);
+    return a * Base::output_backward(g, a * before + b, V{}, p, d, dx);
+  }
+  // Fills all of d from the gradients of the state, s, and of the output, g; returns that of k.
+  template <class V>
+  static V gates_backward(V* p, V k, V s, V g, V before, V* d) {
+    V a, b, dx;
+    Opened<Base>::look(p, k);
+    Base::gates(p, a, b);
+    const V whole = Base::output_backward(g, a * before + b, V{}, p, d, dx);
+    Base::gates_backward(p, k * s + whole, before, d);
     return s * (b + (a - 1) * before);
   }
 };

@@ -13,6 +13,10 @@ template <class Cell>
 constexpr bool kOpened = false;
 template <class Base>
 constexpr bool kOpened<Opened<Base>> = true;
+template <class Cell>
+constexpr bool kCandidate = false;
+template <class Base>
+constexpr bool kCandidate<Opened<Candidate<Base>>> = true;
 
 // One vector of each gate; the gates of a row lie n apart.
 template <class Stored, class V, int G>
@@ -62,15 +66,17 @@ struct GatedForward {
   }
 
   void finish_tile(const Task& task, int64_t begin, ForwardTile<T> tile, T* carry) const {
+    constexpr bool kFromBefore = Cell::kDelayed || kCandidate<Cell>;
     const int64_t n = shape.inner, width = task.width;
-    if constexpr (Cell::kDelayed)  // the first step's output is the state that comes in
-      put_row(output, task, begin + (shape.reverse ? tile.rows - 1 : 0), carry);
+    if constexpr (kFromBefore)
+      put_from_before(task, begin + (shape.reverse ? tile.rows - 1 : 0), carry);
     run(tile, shape.reverse, false, carry);
     for (int64_t r = 0; r < tile.rows; r++) {
       const T* c_row = tile.h + r * width;
-      if constexpr (Cell::kDelayed) {
+      if (states) put_row(states, task, begin + r, c_row);
+      if constexpr (kFromBefore) {
         const int64_t next = r + (shape.reverse ? -1 : 1);
-        if (next >= 0 && next < tile.rows) put_row(output, task, begin + next, c_row);
+        if (next >= 0 && next < tile.rows) put_from_before(task, begin + next, c_row);
       } else if constexpr (!Cell::kOutput) {
         put_row(output, task, begin + r, c_row);
       } else {
@@ -85,8 +91,25 @@ struct GatedForward {
           const V out = Cell::output(load_some<T>(c_row + c, width - c), beside, gate);
           store_some<T>(h + c, out, width - c);
         }
-        if (states) put_row(states, task, begin + r, c_row);
       }
+    }
+  }
+
+  // A step's output where that is made of the state before the step.
+  void put_from_before(const Task& task, int64_t step, const T* before) const {
+    if constexpr (kCandidate<Cell>) {
+      const int64_t n = shape.inner, width = task.width, at = rows.at(task, step);
+      const int64_t own = at * n + task.channel;
+      const Stored* p = gates + at * G * n + task.channel;
+      for (int64_t c = 0; c < width; c += kLanes<T>) {
+        const int64_t left = width - c;
+        V gate[G];
+        load_gates(p + c, n, left, gate);
+        const V k = load_some<T>(openness + own + c, left);
+        store_some<T>(output + own + c, Cell::output(gate, k, load_some<T>(before + c, left)), left);
+      }
+    } else {
+      put_row(output, task, step, before);
     }
   }
 
@@ -143,16 +166,22 @@ struct GatedBackward {
         const int64_t left = width - c;
         V gate[G], unused[G], decay, impulse, beside = {}, grad_x, through = {};
         load_gates(p + c, n, left, gate);
-        if (Cell::kHighway) beside = load_some<T>(x + c, left);
-        if (g)
-          through = Cell::output_backward(load_some<T>(g + c, left), load_some<T>(state + c, left),
-                                          beside, gate, unused, grad_x);
+        if constexpr (!kCandidate<Cell>) {
+          if (Cell::kHighway) beside = load_some<T>(x + c, left);
+          if (g)
+            through = Cell::output_backward(load_some<T>(g + c, left), load_some<T>(state + c, left),
+                                            beside, gate, unused, grad_x);
+        }
         if constexpr (kOpened<Cell>)
           Cell::gates(gate, load_some<T>(k + c, left), decay, impulse);
         else
           Cell::gates(gate, decay, impulse);
         store_some<T>(a + c, decay, left);
         store_some<T>(y + c, through, left);
+      }
+      if constexpr (kCandidate<Cell>) {
+        const int64_t next = r + (shape.reverse ? -1 : 1);
+        if (next >= 0 && next < count) add_to_before(task, begin + next, y);
       }
     }
     AdjointTile<T> tile{};
@@ -171,6 +200,22 @@ struct GatedBackward {
     return grad_output + rows.at(task, step) * shape.inner + task.channel;
   }
 
+  // Adds to `to` the gradient that reaches the state before a step through a candidate put out there.
+  void add_to_before(const Task& task, int64_t step, T* to) const {
+    if (!grad_output) return;
+    const int64_t n = shape.inner, width = task.width, at = rows.at(task, step);
+    const int64_t own = at * n + task.channel;
+    const Stored *p = gates + at * G * n + task.channel, *before = state_before(task, step);
+    for (int64_t c = 0; c < width; c += kLanes<T>) {
+      const int64_t left = width - c;
+      V gate[G];
+      load_gates(p + c, n, left, gate);
+      const V k = load_some<T>(openness + own + c, left), g = load_some<T>(grad_output + own + c, left),
+              through = Cell::output_backward(gate, k, g, load_some<T>(before + c, left));
+      store_some<T>(to + c, load_some<T>(to + c, left) + through, left);
+    }
+  }
+
   const Stored* state_before(const Task& task, int64_t step) const {
     if (!Cell::kDelayed) step += shape.reverse ? 1 : -1;
     if (step < 0 || step >= task.steps) return initial + task.sequence * shape.inner + task.channel;
@@ -179,6 +224,8 @@ struct GatedBackward {
 
   void finish_tile(const Task& task, int64_t begin, AdjointTile<T> tile, T* carry) const {
     run(tile, !shape.reverse, false, carry);
+    if constexpr (kCandidate<Cell>)
+      add_to_before(task, begin + (shape.reverse ? tile.rows - 1 : 0), carry);
     const int64_t n = shape.inner, width = task.width;
     for (int64_t r = 0; r < tile.rows; r++) {
       const int64_t at = rows.at(task, begin + r);
@@ -196,12 +243,17 @@ struct GatedBackward {
         load_gates(p + c, n, left, gate);
         if (Cell::kHighway) beside = load_some<T>(x + c, left);
         if (g) grad_h = load_some<T>(g + c, left);
-        Cell::output_backward(grad_h, load_some<T>(state + c, left), beside, gate, d, dx);
         const V to_state = load_some<T>(s + c, left), old = load_some<T>(before + c, left);
+        if constexpr (!kCandidate<Cell>)
+          Cell::output_backward(grad_h, load_some<T>(state + c, left), beside, gate, d, dx);
         if constexpr (kOpened<Cell>) {
           const V k = load_some<T>(openness + own + c, left);
-          store_some<T>(grad_openness + own + c, Cell::gates_backward(gate, k, to_state, old, d),
-                        left);
+          V grad_k;
+          if constexpr (kCandidate<Cell>)
+            grad_k = Cell::gates_backward(gate, k, to_state, grad_h, old, d);
+          else
+            grad_k = Cell::gates_backward(gate, k, to_state, old, d);
+          store_some<T>(grad_openness + own + c, grad_k, left);
         } else {
           Cell::gates_backward(gate, to_state, old, d);
         }
@@ -248,6 +300,8 @@ void with_cell(int cell, const Call& call) {
     case 12: return call(MinGru());
     case 13: return call(MinLstm());
     case 14: return call(Hold());
+    case 15: return call(Candidate<Gilr<Tanh>>());
+    case 16: return call(Candidate<Lstm>());
     default: __builtin_trap();
   }
 }

@@ -271,7 +271,7 @@ def test_cells(cell, reverse, plans):
     assert not INTERPRETED or all(p.chained and p.chunks > p.group for p in plans)
 
 
-@pytest.mark.parametrize("cell", ["surrogate", "sru-tanh", "gilr-tanh"])
+@pytest.mark.parametrize("cell", ["surrogate", "sru-tanh", "gilr-tanh", "lstm-candidate"])
 @DIRECTIONS
 def test_cells_over_sequences(cell, reverse):
     check_gated(cell, 21, 1, 3, 0, reverse, ends=SEQUENCES, opened=not reverse)
@@ -290,11 +290,11 @@ def test_steps_that_are_shut_are_not_looked_at():
     assert (grads[0][:2] != 0).all()
 
 
-@pytest.mark.parametrize("cell", ["surrogate", "lstm"])
+@pytest.mark.parametrize("cell", ["surrogate", "lstm", "lstm-candidate"])
 @DIRECTIONS
 def test_cells_in_one_pass(cell, reverse, monkeypatch, plans):
     monkeypatch.setattr(shared, "PROGRAMS", 0)
-    check_gated(cell, 9, 2, 3, 0, reverse)
+    check_gated(cell, 9, 2, 3, 0, reverse, opened=CELLS[cell].candidate)
     check_gated(cell, 9, 2, 3, 1, reverse, lengths=[9, 0], final_only=True)
     assert not any(p.chained for p in plans)
 

@@ -163,7 +163,20 @@ def test_shut_steps_keep_the_state_to_the_bit(cell, threads):
         assert (after != before)[inputs[-1] == 1].any()
 
 
-@pytest.mark.parametrize("cell", [c for c in CELLS if CELLS[c].output is None])
+@pytest.mark.parametrize("cell", [c for c in CELLS if CELLS[c].candidate])
+def test_candidates_are_what_whole_steps_make_of_the_states(cell):
+    inputs, options = arguments(cell, 50, 2, 20, "time first", opened=True)
+    before, _ = states_of(cell, *inputs)
+    output, _ = in_order(cell, options)(*inputs)
+    whole = cell.removesuffix("-candidate")
+    for t in range(50):
+        expected, _ = gated_recurrence(inputs[0][t : t + 1], before[t], whole)
+        torch.testing.assert_close(output[t : t + 1], expected)
+
+
+@pytest.mark.parametrize(
+    "cell", [c for c in CELLS if CELLS[c].output is None or CELLS[c].candidate]
+)
 def test_shut_steps_are_not_looked_at(kernel, cell):
     inputs, options = arguments(cell, 33, 2, 20, "time first", opened=True)
     shut = inputs[-1] == 0
@@ -171,7 +184,8 @@ def test_shut_steps_are_not_looked_at(kernel, cell):
     for nothing in (torch.nan, torch.inf, -torch.inf):
         inputs[0][shut.repeat(1, 1, CELLS[cell].gates)] = nothing
         inputs[0].requires_grad_()
-        last = in_order(cell, options)(*inputs)[1]
+        output, last = in_order(cell, options)(*inputs)
+        assert output.isfinite().all()
         torch.testing.assert_close(last, expected, rtol=0, atol=1e-12)
         (grad,) = torch.autograd.grad(last.sum(), inputs[0])
         assert grad.isfinite().all()

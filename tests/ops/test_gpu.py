@@ -137,6 +137,7 @@ def test_block_kernels_compile(shape, dtype, kernels, compiled):
         ("surrogate", torch.float32, False),
         ("gilr-elu", torch.bfloat16, True),
         ("lstm", torch.float32, False),
+        ("lstm-candidate", torch.float32, False),
         ("sru-tanh", torch.float16, True),
         ("min-lstm", torch.float64, False),
         ("strongly-typed-gru", torch.float32, True),

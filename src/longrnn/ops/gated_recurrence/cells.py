@@ -20,6 +20,7 @@ class Cell(NamedTuple):
     recurrence: Callable[..., tuple[Tensor, Tensor]]  # pre-activations -> decay, impulse
     output: Callable[..., Tensor] | None = None  # (c, highway, *pre-activations) -> output
     highway: bool = False  # the output also sees the layer's input
+    candidate: bool = False  # the output sees, for c, the state that the whole step would make
 
 
 def _gilr(activation: Callable[[Tensor], Tensor]) -> Cell:
@@ -45,6 +46,12 @@ def _min_lstm(f: Tensor, i: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     return sigmoid(logit), sigmoid(-logit) * z
 
 
+_LSTM = Cell(
+    4,
+    lambda i, f, g, o: (sigmoid(f), sigmoid(i) * tanh(g)),
+    lambda c, x, i, f, g, o: sigmoid(o) * c,
+)
+
 CELLS: dict[str, Cell] = {
     "gilr-tanh": _gilr(tanh),
     "gilr-elu": _gilr(F.elu),
@@ -52,11 +59,7 @@ CELLS: dict[str, Cell] = {
     "gilr-relu": _gilr(torch.relu),
     # "gilr-tanh" whose output at t is the state *before* step t, as GILR-LSTM's gates see it.
     "surrogate": _gilr(tanh),
-    "lstm": Cell(
-        4,
-        lambda i, f, g, o: (sigmoid(f), sigmoid(i) * tanh(g)),
-        lambda c, x, i, f, g, o: sigmoid(o) * c,
-    ),
+    "lstm": _LSTM,
     "sru-identity": _sru(_identity),
     "sru-tanh": _sru(tanh),
     "qrnn": Cell(
@@ -75,6 +78,10 @@ CELLS: dict[str, Cell] = {
     "min-lstm": Cell(3, _min_lstm),
     # The state is what comes in: with an openness, what came in while the unit was open.
     "hold": Cell(1, lambda y: (torch.zeros_like(y), y)),
+    # With an openness, a_t c_{t-1} + b_t is a candidate for the state, which goes there in part.
+    # These put out what they make of the candidate, whatever becomes of it.
+    "gilr-tanh-candidate": _gilr(tanh)._replace(output=lambda c, x, g, i: c, candidate=True),
+    "lstm-candidate": _LSTM._replace(candidate=True),
 }
 
 

@@ -4,6 +4,8 @@ Gates, recurrence and output are one kernel each way. The backward reads pre-act
 states before each step, and computes everything else again.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -47,8 +49,7 @@ def forward(
             *_strides(openness, cu_seqlens, dim),
             *_strides(output, cu_seqlens, dim)[:2],
             *initial_state.stride(),
-            GATES=CELLS[cell].gates,
-            CELL=cell,
+            **_constants(cell, openness),
             CARRY=shared.CARRY[gates.dtype][1],
             BACKWARDS=reverse,
             **plan.options(),
@@ -106,8 +107,7 @@ def backward(
             *_strides(output, cu_seqlens, dim)[:2],
             *((0, 0) if grad_final is None else grad_final.stride()),
             *initial_state.stride(),
-            GATES=CELLS[cell].gates,
-            CELL=cell,
+            **_constants(cell, openness),
             CARRY=shared.CARRY[gates.dtype][1],
             BACKWARDS=not reverse,
             **plan.options(),
@@ -118,6 +118,15 @@ def backward(
 def _sizes(output: Tensor, cu_seqlens: Tensor | None, dim: int) -> tuple[int, int, int]:
     B = 1 if cu_seqlens is not None else output.shape[1 - dim]
     return B, output.shape[dim], output.shape[-1]
+
+
+def _constants(cell: str, openness: Tensor | None) -> dict[str, Any]:
+    """The cell as the kernels know it: candidates are states where every step is whole."""
+    return {
+        "GATES": CELLS[cell].gates,
+        "CELL": cell.removesuffix("-candidate"),
+        "CANDIDATE": CELLS[cell].candidate and openness is not None,
+    }
 
 
 def _strides(x: Tensor | None, cu_seqlens: Tensor | None, dim: int) -> tuple[int, int, int]:
@@ -309,6 +318,14 @@ def _output_slopes(g, c, x, z2, z3, CELL: tl.constexpr):
 
 
 @triton.jit
+def _candidate_output(before, k, z0, z1, z2, z3, CELL: tl.constexpr):
+    """What a cell puts out for the state that the whole step would make."""
+    z0, z1, z2, z3 = _looked_at(z0, z1, z2, z3, k)
+    decay, write, candidate = _recurrence(z0, z1, z2, z3, CELL)
+    return _output(decay * before + write * candidate, before, z2, z3, CELL)
+
+
+@triton.jit
 def _load_gates(ptr, offset, gate_stride, mask, GATES: tl.constexpr, CARRY: tl.constexpr):
     """The pre-activations of a tile; those that a cell lacks repeat one that it has."""
     z0 = load_real(ptr, offset, mask, CARRY)
@@ -371,6 +388,7 @@ def _forward_kernel(
     h0_unit,
     GATES: tl.constexpr,
     CELL: tl.constexpr,
+    CANDIDATE: tl.constexpr,
     CARRY: tl.constexpr,
     BACKWARDS: tl.constexpr,
     CHAINED: tl.constexpr,
@@ -433,14 +451,22 @@ def _forward_kernel(
         x = s
         if x_ptr is not None:
             x = load_real(x_ptr, b * x_outer + t * x_time + i * x_unit, valid, CARRY)
-        if CELL == "surrogate":
-            # The state before: written one step later, where that is a step of the same sequence.
+        if CELL == "surrogate" or CANDIDATE:
+            # Of the state before: written one step later, if that is one of the same sequence.
             AFTER: tl.constexpr = -1 if BACKWARDS else 1
             n, begins = _edge(first_ptr, t, T, not BACKWARDS)
             h0 = load_real(h0_ptr, (b + n) * h0_outer + i * h0_unit, begins & live, CARRY)
-            store_real(y_ptr, at, tl.where(valid, h0, 0.0), begins & live)
             after = t + AFTER
             target = (after >= 0) & (after < T) & live & (ends == 0)
+            if CANDIDATE:
+                h0 = _candidate_output(h0, k, z0, z1, z2, z3, CELL)
+                z_at = b * z_outer + after * z_time + i * z_unit
+                mask = target & (after < length)
+                z0, z1, z2, z3 = _load_gates(z_ptr, z_at, units * z_unit, mask, GATES, CARRY)
+                k_at = b * k_outer + after * k_time + i * k_unit
+                k = load_real(k_ptr, k_at, mask, CARRY)
+                s = _candidate_output(s, k, z0, z1, z2, z3, CELL)
+            store_real(y_ptr, at, tl.where(valid, h0, 0.0), begins & live)
             store_real(y_ptr, at + AFTER * y_time, tl.where(after < length, s, 0.0), target)
         else:
             store_real(y_ptr, at, tl.where(valid, _output(s, x, z2, z3, CELL), 0.0), live)
@@ -497,6 +523,7 @@ def _backward_kernel(
     h0_unit,
     GATES: tl.constexpr,
     CELL: tl.constexpr,
+    CANDIDATE: tl.constexpr,
     CARRY: tl.constexpr,
     BACKWARDS: tl.constexpr,
     CHAINED: tl.constexpr,
@@ -552,8 +579,8 @@ def _backward_kernel(
             k_at = b * k_outer + (t + AFTER) * k_time + i * k_unit
             k_after = load_real(k_ptr, k_at, valid_after, CARRY)
             a0, a1, a2, a3 = _looked_at(a0, a1, a2, a3, k_after)
-            decay_after, _w, _c = _recurrence(a0, a1, a2, a3, CELL)
-            decay_after += (1.0 - k_after) * (1.0 - decay_after)
+            kept_after, write_after, candidate_after = _recurrence(a0, a1, a2, a3, CELL)
+            decay_after = kept_after + (1.0 - k_after) * (1.0 - kept_after)
         decay_after = tl.where(valid_after, decay_after, 1.0)
 
         y_at = b * y_outer + t * y_time + i * y_unit
@@ -580,11 +607,23 @@ def _backward_kernel(
             x = y
             if x_ptr is not None:
                 x = load_real(x_ptr, b * x_outer + t * x_time + i * x_unit, valid, CARRY)
-            state = decay * before + write * candidate
+            whole = decay * before + write * candidate
+            state = whole
             if k_ptr is not None:
-                state = before + k * (state - before)
-            d, to_gate, to_x = _output_slopes(y, state, x, z2, z3, CELL)
-            d = tl.where(valid, d, 0.0)
+                state = before + k * (whole - before)
+            if CANDIDATE:
+                to_whole, to_gate, to_x = _output_slopes(y, whole, x, r2, r3, CELL)
+                # What is put out one step later is made of the state.
+                mask = valid_after & (ends == 0)
+                d = tl.zeros_like(decay)
+                if y_ptr is not None:
+                    d = load_real(y_ptr, y_at + AFTER * y_time, mask, CARRY)
+                whole = kept_after * state + write_after * candidate_after
+                d, _g, _x = _output_slopes(d, whole, x, a2, a3, CELL)
+                d = tl.where(mask, kept_after * d, 0.0)
+            else:
+                d, to_gate, to_x = _output_slopes(y, state, x, z2, z3, CELL)
+                d = tl.where(valid, d, 0.0)
         if first_ptr is not None:
             decay_after = tl.where(ends, 0.0, decay_after)
             if grad_final_ptr is not None:
@@ -601,8 +640,11 @@ def _backward_kernel(
             )
         s, _s = apply_tile(a, a, s, s, er, er, fr, fr, g, g, False)
 
+        own = s * k
+        if CANDIDATE:
+            own += to_whole
         g0, g1, g2, g3 = _recurrence_slopes(
-            s * k, before, decay, write, candidate, r0, r1, r2, r3, CELL
+            own, before, decay, write, candidate, r0, r1, r2, r3, CELL
         )
         if CELL == "lstm":
             g3 = to_gate
@@ -623,10 +665,13 @@ def _backward_kernel(
             to_k = s * (write * candidate + (decay - 1.0) * before)
             at = b * grad_y_outer + t * grad_y_time + i
             store_real(grad_k_ptr, at, tl.where(valid, to_k, 0.0), live)
+            kept = decay
             decay += (1.0 - k) * (1.0 - decay)
         into = tl.where(valid, decay, 1.0) * s
         if CELL == "surrogate":
             into += y
+        if CANDIDATE:
+            into += tl.where(valid, kept * to_whole, 0.0)
         store_real(grad_h0_ptr, (b + n) * units + i, into, begins & live)
         g, _g = multiply_add(mr, mr, g, g, sr, sr, False)
         t += -STEPS * SEGMENTS if BACKWARDS else STEPS * SEGMENTS

@@ -8,7 +8,9 @@ and differs only in the cell (`cells.py`). Doing the three in one kernel moves e
 once: pre-activations in, outputs and states out. The gradient recomputes the gates.
 
 A step can be taken in part: with an openness $k_t$ the recurrence is
-$c_t = (1 - k_t) c_{t-1} + k_t (a_t c_{t-1} + b_t)$, which is linear in the state as well.
+$c_t = (1 - k_t) c_{t-1} + k_t (a_t c_{t-1} + b_t)$, which is linear in the state as well. The
+output is made of $c_t$, or by the cells "*-candidate" of $a_t c_{t-1} + b_t$, which a step that is
+shut has too.
 """
 
 from collections.abc import Sequence
@@ -45,6 +47,7 @@ def gated_recurrence(
         highway: What the cells "sru-*" pass around the recurrence.
         openness: To what share each unit takes each step, for any cell: 1 is the step as it is, 0
             keeps the state. Where it is 0, pre-activations that are no numbers do no harm to it.
+            The cells "*-candidate" put out what the whole step would, whatever share is taken.
         lengths: Valid steps of each sequence; outputs past them are 0.
         cu_seqlens: Ends of sequences that lie end to end; see `linear_recurrence`.
         batch_first: Whether `gates` and the output are (B, T, ...).

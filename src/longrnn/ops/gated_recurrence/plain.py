@@ -32,11 +32,11 @@ def gated_recurrence_plain(
         return wide[0].to(dtype), wide[1].to(dtype), wide[2].to(dtype)
     definition = CELLS[cell]
     parts = gates.chunk(definition.gates, -1)
-    if openness is None:
-        decays, impulses = definition.recurrence(*parts)
-    else:
+    counts = parts
+    if openness is not None:
         counts = [p.where((openness != 0) | p.isfinite(), 0.0) for p in parts]
-        decays, impulses = definition.recurrence(*counts)
+    decay, impulse = decays, impulses = definition.recurrence(*counts)
+    if openness is not None:
         decays = decays + (1 - openness) * (1 - decays)
         impulses = openness * impulses
     valid = None
@@ -54,6 +54,9 @@ def gated_recurrence_plain(
         output = previous(states, initial_state, cu_seqlens, dim, reverse)
     elif definition.output is None:
         output = states
+    elif definition.candidate:
+        before = previous(states, initial_state, cu_seqlens, dim, reverse)
+        output = definition.output(decay * before + impulse, highway, *counts)
     else:
         output = definition.output(states, highway, *parts)
     if valid is not None:
