@@ -108,15 +108,20 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a probability in [0, 1], got {value!r}")
 
 
+def is_known(x: Tensor) -> bool:
+    """Whether looking at values is free: not on another device, nor under a compiler."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def check_lengths(name: str, lengths: Tensor, B: int | None, T: int) -> None:
     """Raise unless `lengths` is (B,) integers (B None: one, of any rank) in [0, T].
 
-    Values are looked at where that is free: not on another device, nor under a compiler.
+    Values are looked at where they are known.
     """
     if B is None and isinstance(lengths, Tensor) and lengths.ndim == 0:
         lengths = lengths.unsqueeze(0)
     check_integers(name, lengths, "B", 1 if B is None else B)
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+    if is_known(lengths):
         check_lengths_values(lengths, T)
 
 
@@ -132,10 +137,10 @@ def check_cu_seqlens_shape(name: str, cu_seqlens: Tensor) -> None:
 def check_cu_seqlens(name: str, cu_seqlens: Tensor, T: int) -> None:
     """Raise unless `cu_seqlens` is (N+1,) integers that ascend from 0 to T.
 
-    Values are looked at where that is free: not on another device, nor under a compiler.
+    Values are looked at where they are known.
     """
     check_cu_seqlens_shape(name, cu_seqlens)
-    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+    if is_known(cu_seqlens):
         check_cu_seqlens_values(cu_seqlens, T)
 
 

@@ -29,13 +29,23 @@ class CompiledCalls:
         self._kept = Kept(most)
         self._verdicts: dict[bool, trial.Verdict] = {}
 
-    def wants_static(self, args: Callable[[], tuple[Any, ...]]) -> bool:
-        """Whether calls must have the shape of their bucket, because they are compiled for it."""
+    def wants_static(
+        self, args: Callable[[], tuple[Any, ...]], static_args: Callable[[], tuple[Any, ...]]
+    ) -> bool:
+        """Whether calls must have the shape of their bucket, because they are compiled for it.
+
+        Args:
+            args: Makes the arguments of a call as it is.
+            static_args: Makes those of a compiled one.
+        """
         if self._compile is not None:
             return self._compile
         gradients = torch.is_grad_enabled()
         if gradients not in self._verdicts:
-            self._verdicts[gradients] = trial.compare(self._call, args(), self._module)
+            compiled = CompiledCalls(self._module, self._call, most=1, compile=True)
+            self._verdicts[gradients] = trial.compare(
+                self._call, args(), lambda *given: compiled.run(given), static_args(), self._module
+            )
             _log.info("MuxUnroll runs %s", self._verdicts[gradients].why)
         return self._verdicts[gradients].compiled
 

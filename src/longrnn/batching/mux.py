@@ -1,5 +1,6 @@
 """Runs each batch on the smallest bucket that holds it: multiplexer unrolling."""
 
+import bisect
 import collections
 import functools
 import math
@@ -29,8 +30,8 @@ class MuxUnroll(nn.Module):
     gradients, but by rounding. The weights are the module's own.
 
     On a GPU every bucket and batch size is recorded once as a CUDA graph and replayed from then on,
-    all of them in one pool of memory. On a CPU the padding past the bucket is cut off, and the rest
-    runs as it is or compiled for each bucket, whichever a short trial at the first batch finds
+    all of them in one pool of memory. On a CPU a batch is cut off at its longest sequence and runs
+    as it is, or is compiled for each bucket, whichever a short trial at the first batch finds
     faster; `stats` says which.
 
     `nn.LSTM`, `nn.GRU` and `nn.RNN`, which know no lengths, are run as if over a `PackedSequence`.
@@ -74,7 +75,7 @@ class MuxUnroll(nn.Module):
         _checks.check_positive(max_graphs=self.max_graphs)
         self.overflow, self._compile = overflow, compile
         self._hits = collections.Counter[int]()
-        self._valid_steps = self._steps = 0
+        self._steps = collections.Counter[str]()  # that were run, and those of them that are valid
         self._engines: dict[str, RecordedCalls | CompiledCalls] = {}
 
     @property
@@ -103,7 +104,9 @@ class MuxUnroll(nn.Module):
         time = self._check(input, lengths, per_step)
         T, B = input.shape[time], input.shape[1 - time]
         on_cpu = torch.full((B,), T) if lengths is None else lengths.cpu()
-        bucket = self._bucket(int(on_cpu.max()) if B else 0)
+        known = on_cpu.tolist()
+        longest = max(known, default=0)
+        bucket = self._bucket(longest)
 
         def fitted(steps: int, lengths: Tensor | None) -> tuple[Any, ...]:
             return (
@@ -113,16 +116,18 @@ class MuxUnroll(nn.Module):
                 {k: _fit(x, steps, time if x.ndim > 1 else 0) for k, x in per_step.items()},
             )
 
+        steps = min(max(longest, 1), T)
+        cut = functools.partial(fitted, steps, lengths)
+        padded = functools.partial(fitted, bucket, on_cpu)
         calls = self._calls(input.device.type)
-        if calls.wants_static(lambda: fitted(bucket, on_cpu)):
+        if calls.wants_static(cut, padded):
             steps = bucket
-            output, last, *more = calls.run(fitted(steps, on_cpu))
+            output, last, *more = calls.run(padded())
         else:
-            steps = min(bucket, T)
-            output, last, *more = call_module(self.module, *fitted(steps, lengths))
+            output, last, *more = call_module(self.module, *cut())
         self._hits[bucket] += 1
-        self._valid_steps += int(on_cpu.sum())
-        self._steps += B * steps
+        self._steps["run"] += B * steps
+        self._steps["valid"] += sum(known)
         return _fit(output, T, time), last, *(_fit(y, T, time) for y in more)
 
     def stats(self) -> dict[str, Any]:
@@ -139,8 +144,8 @@ class MuxUnroll(nn.Module):
         report = reports[-1] if reports else {"way": "not yet run", "graphs": 0, "memory_bytes": 0}
         return {
             "hits": {bucket: self._hits[bucket] for bucket in self.buckets},
-            "valid_steps": self._valid_steps,
-            "padded_steps": self._steps - self._valid_steps,
+            "valid_steps": self._steps["valid"],
+            "padded_steps": self._steps["run"] - self._steps["valid"],
             **report,
         }
 
@@ -189,7 +194,7 @@ class MuxUnroll(nn.Module):
             )
         while longest > self.buckets[-1]:
             self.buckets.append(math.ceil(_GROWTH * self.buckets[-1]))
-        return next(bucket for bucket in self.buckets if bucket >= longest)
+        return self.buckets[bisect.bisect_left(self.buckets, longest)]
 
 
 def call_module(

@@ -202,7 +202,9 @@ class RecordedCalls:
         self._not_recorded = 0
         self._way = "graphs"
 
-    def wants_static(self, args: Callable[[], tuple[Any, ...]]) -> bool:
+    def wants_static(
+        self, args: Callable[[], tuple[Any, ...]], static_args: Callable[[], tuple[Any, ...]]
+    ) -> bool:
         """Whether calls must have the shape of their bucket: always."""
         return True
 

@@ -8,14 +8,19 @@ Here they run over the padding, a layer and direction at a time, and exactly as 
 - the final cell state of an LSTM is held through the padding by one more input feature, 1 past the
   end, that drives the forget gate to 1 and the input gate to 0;
 - the reverse direction runs forward over sequences that are turned around within their lengths.
+
+Where the lengths are known, what can be cut off is: steps past the longest are not run, steps that
+all sequences have are not masked, and sequences of one length run as PyTorch runs them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from longrnn import _checks
 
 _SHUT = 1e4  # drives a gate to exactly 0 or 1, in every floating dtype
 _RUN: dict[str, Callable[..., Any]] = {
@@ -24,6 +29,14 @@ _RUN: dict[str, Callable[..., Any]] = {
     "RNN_TANH": torch.rnn_tanh,
     "RNN_RELU": torch.rnn_relu,
 }
+
+
+class _Ends(NamedTuple):
+    """Where sequences end."""
+
+    lengths: Tensor  # (B,)
+    past: Tensor  # (T, B, 1), whether a step is past the end
+    shortest: int  # steps that all sequences have, or 0
 
 
 def run_padded(rnn: nn.RNNBase, input: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:
@@ -37,14 +50,47 @@ def run_padded(rnn: nn.RNNBase, input: Tensor, state: Any, lengths: Tensor) -> t
 
     Returns:
         The output, zero past each sequence's end, and the state after its last step.
+
+    Raises:
+        ValueError: If `lengths` is not so many integers, or one is longer than the input.
     """
     x = input.transpose(0, 1) if rnn.batch_first else input
-    steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)  # (T, 1)
-    past = (steps >= lengths).unsqueeze(-1)  # (T, B, 1)
-    # A step's place in its sequence turned around; past the end, where it was.
-    turned = torch.where(past.squeeze(-1), steps, lengths - 1 - steps)
-    x = x.masked_fill(past, 0)
+    T = len(x)
+    _checks.check_lengths("lengths", lengths, x.shape[1], T)
+    known = lengths.tolist() if _checks.is_known(lengths) else [0, T]
+    shortest, longest = min(known, default=T), max(known, default=T)
+    x = x[:longest] if longest else x
     states = _initial_states(rnn, x, state)
+    if 0 < shortest == longest:
+        output, last = _run_whole(rnn, x, states)
+    else:
+        output, last = _run_ragged(rnn, x, states, lengths, shortest)
+    if len(output) < T:
+        output = F.pad(output, (0, 0, 0, 0, 0, T - len(output)))
+    output = output.transpose(0, 1) if rnn.batch_first else output
+    return output, tuple(last) if rnn.mode == "LSTM" else last[0]
+
+
+def _run_whole(rnn: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """All layers over sequences of one length."""
+    weights = [weight for layer in rnn.all_weights for weight in layer]
+    output, *last = _RUN[rnn.mode](
+        x, states if rnn.mode == "LSTM" else states[0], weights, rnn.bias, rnn.num_layers,
+        rnn.dropout, rnn.training, rnn.bidirectional, False,
+    )  # fmt: skip
+    return output, last
+
+
+def _run_ragged(
+    rnn: nn.RNNBase, x: Tensor, states: list[Tensor], lengths: Tensor, shortest: int
+) -> tuple[Tensor, list[Tensor]]:
+    """All layers over padded sequences, of which none is shorter than `shortest`."""
+    steps = torch.arange(len(x), device=x.device).unsqueeze(1)  # (T, 1)
+    past = steps >= lengths  # (T, B)
+    # A step's place in its sequence turned around; past the end, where it was.
+    turned = torch.where(past, steps, lengths - 1 - steps)
+    ends = _Ends(lengths, past.unsqueeze(-1), shortest)
+    x = _zero_past(x, ends)
     finals = []
     directions = 2 if rnn.bidirectional else 1
     for layer in range(rnn.num_layers):
@@ -52,19 +98,17 @@ def run_padded(rnn: nn.RNNBase, input: Tensor, state: Any, lengths: Tensor) -> t
         for k in range(layer * directions, (layer + 1) * directions):
             backward = k % directions == 1
             y = _turn(x, turned) if backward else x
-            y, final = _run_one(rnn, k, y, [s[k] for s in states], past, lengths)
+            y, final = _run_one(rnn, k, y, [s[k] for s in states], ends)
             outputs.append(_turn(y, turned) if backward else y)
             finals.append(final)
         x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
         if layer + 1 < rnn.num_layers:
             x = F.dropout(x, rnn.dropout, rnn.training)
-    last = [torch.stack(member) for member in zip(*finals, strict=True)]
-    output = x.transpose(0, 1) if rnn.batch_first else x
-    return output, tuple(last) if rnn.mode == "LSTM" else last[0]
+    return x, [torch.stack(member) for member in zip(*finals, strict=True)]
 
 
 def _run_one(
-    rnn: nn.RNNBase, k: int, x: Tensor, state: list[Tensor], past: Tensor, lengths: Tensor
+    rnn: nn.RNNBase, k: int, x: Tensor, state: list[Tensor], ends: _Ends
 ) -> tuple[Tensor, list[Tensor]]:
     """One layer in one direction: outputs (T, B, n), and the final state, each (B, n)."""
     weights: list[Tensor] = list(rnn.all_weights[k])
@@ -72,15 +116,15 @@ def _run_one(
         rows = weights[0].new_tensor([-_SHUT, _SHUT, 0.0, 0.0])  # gates i, f, g, o
         hold = rows.repeat_interleave(rnn.hidden_size).unsqueeze(1)
         weights[0] = torch.cat([weights[0], hold], 1)
-        x = torch.cat([x, past.to(x.dtype)], -1)
+        x = torch.cat([x, ends.past.to(x.dtype)], -1)
     given = [s.unsqueeze(0) for s in state]
     y, _, *cells = _RUN[rnn.mode](
         x, given if rnn.mode == "LSTM" else given[0], weights, rnn.bias, 1, 0.0, rnn.training,
         False, False,
     )  # fmt: skip
-    y = y.masked_fill(past, 0)
-    at_end = (lengths - 1).clamp(min=0).view(1, -1, 1).expand(1, -1, y.shape[-1])
-    hidden = torch.where((lengths == 0).unsqueeze(-1), state[0], y.gather(0, at_end)[0])
+    y = _zero_past(y, ends)
+    at_end = (ends.lengths - 1).clamp(min=0).view(1, -1, 1).expand(1, -1, y.shape[-1])
+    hidden = torch.where((ends.lengths == 0).unsqueeze(-1), state[0], y.gather(0, at_end)[0])
     return y, [hidden, *(c[0] for c in cells)]
 
 
@@ -92,6 +136,15 @@ def _initial_states(rnn: nn.RNNBase, x: Tensor, state: Any) -> list[Tensor]:
     if rnn.mode != "LSTM":
         return [hidden]
     return [hidden, x.new_zeros(rows, x.shape[1], rnn.hidden_size)]
+
+
+def _zero_past(x: Tensor, ends: _Ends) -> Tensor:
+    """`x` (T, B, m) with zeros past the ends."""
+    _, past, shortest = ends
+    if not shortest:
+        return torch.where(past, 0.0, x)
+    common, rest = x.split([shortest, len(x) - shortest])
+    return torch.cat([common, torch.where(past[shortest:], 0.0, rest)])
 
 
 def _turn(x: Tensor, turned: Tensor) -> Tensor:

@@ -35,29 +35,41 @@ def compile_call(call: Call) -> Call:
     return torch.compile(own, dynamic=False, fullgraph=True)
 
 
-def compare(call: Call, args: tuple[Any, ...], module: nn.Module) -> Verdict:
-    """Time a call as it is and compiled, with its backward if gradients are on.
+def compare(
+    call: Call,
+    args: tuple[Any, ...],
+    compiled_call: Call,
+    compiled_args: tuple[Any, ...],
+    module: nn.Module,
+) -> Verdict:
+    """Time a call as it is and compiled, each as it would be done, and with its backward if any.
 
     The module's buffers and gradients and the random state stay as they are.
+
+    Args:
+        call: The call as it is.
+        args: Its arguments, a batch cut off at the longest sequence.
+        compiled_call: The same, compiled when it is first done.
+        compiled_args: Its arguments, that batch padded to its bucket.
+        module: What is called.
     """
-    args = tree_map(_leaf, args)
+    ways = ((call, tree_map(_leaf, args)), (compiled_call, tree_map(_leaf, compiled_args)))
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     with untouched(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a compiler's, about what it will not fuse
-        count = operations(call, args)
+        count = operations(call, compiled_args)
         if count > MOST_OPERATIONS:
             return Verdict(False, f"sliced: {count:,} operations a call, too many to compile")
-        ways = (call, compile_call(call))
         try:
-            for way in ways:
-                _run(way, args, parameters)
+            for way, given in ways:
+                _run(way, given, parameters)
         except Exception as error:  # whatever a compiler, or the lack of one, may raise
             return Verdict(False, f"sliced: it cannot be compiled: {first_line(error)}")
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(_ROUNDS):
-            for way, taken in zip(ways, times, strict=True):
+            for (way, given), taken in zip(ways, times, strict=True):
                 start = time.perf_counter()
-                _run(way, args, parameters)
+                _run(way, given, parameters)
                 taken.append(time.perf_counter() - start)
     plain, compiled = (1e3 * min(taken) for taken in times)
     faster = plain > _GAIN * compiled

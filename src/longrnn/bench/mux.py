@@ -168,14 +168,16 @@ def measure(
 
 
 def growth(task: list) -> float:
-    """Megabytes by which one batch in training grows the memory in use; see `memory`."""
+    """Megabytes by which a way's largest batch in training grows the memory in use."""
     name, way, device = task
     lengths = next(c for c in cases(device) if str(c) == name)
     case = lengths.draw(True, device)
-    # One batch, with the longest sequence in it.
-    case = replace(case, sequences=case.sequences[: case.batch_size])
-    tiny = replace(case, sequences=tuple(s[:2] for s in case.sequences))
-    return memory.growth_of_call(contender(way), case, tiny, device)
+    tiny = replace(case, sequences=tuple(s[:2] for s in case.sequences[: case.batch_size]))
+    largest = replace(
+        contender(way),
+        prepare=lambda case: mux_case.ready_largest(case, WAYS[way][0], multiplexed=way == "mux"),
+    )
+    return memory.growth_of_call(largest, case, tiny, device)
 
 
 def _add_padding(row: Row, case: MuxCase) -> None:
@@ -184,6 +186,8 @@ def _add_padding(row: Row, case: MuxCase) -> None:
         return
     way, _ = WAYS[row["contender"]]
     row["padded_steps"] = mux_case.steps_run(case, way) - row["valid_steps"]
+    if row["contender"] == "mux":
+        row["padded_steps"], row["way"] = case.stats["padded_steps"], case.stats["way"]
     if "ratio" in row:
         row["speed_up"] = 1 / row["ratio"]
         if row["contender"] in ("buckets", "mux"):

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +39,7 @@ class MuxCase:
         sizes: Input size, hidden size and number of layers.
         training: Whether the parameters' gradients are asked for.
         device: Where.
+        stats: What `MuxUnroll.stats` says after all the sequences, once it has run.
     """
 
     layer: str
@@ -48,6 +49,7 @@ class MuxCase:
     sizes: tuple[int, int, int]
     training: bool
     device: str = "cpu"
+    stats: dict[str, Any] = field(default_factory=dict)
 
     @property
     def lengths(self) -> Tensor:
@@ -102,7 +104,7 @@ class Work(NamedTuple):
 
     Attributes:
         run: Takes the module and returns its outputs, zeros where there is padding.
-        steps: Steps that are run, padding included.
+        steps: Steps of its tensor, padding included.
     """
 
     run: Callable[[nn.Module], Tensor]
@@ -156,11 +158,13 @@ def pack_padded(case: MuxCase) -> Iterator[Work]:
 def ready(case: MuxCase, way: Way, multiplexed: bool = False) -> Run:
     """Ready all batches of a case, and the module; what is timed is all of them, one by one."""
     module = case.module()
-    wrapped = MuxUnroll(module, case.buckets) if multiplexed else module
     work = list(way(case))
+    wrapped = module
     if multiplexed:  # graphs are recorded, or the trial is held, before the clock runs
+        wrapped = MuxUnroll(module, case.buckets)
         for batch in work:
             _step(wrapped, batch, case)
+        case.stats.update(wrapped.stats())
 
     def call() -> None:
         for batch in work:
@@ -169,8 +173,17 @@ def ready(case: MuxCase, way: Way, multiplexed: bool = False) -> Run:
     return Run(call, lambda: _error(case, way, multiplexed))
 
 
+def ready_largest(case: MuxCase, way: Way, multiplexed: bool) -> Run:
+    """Ready the batch of the most steps alone, to measure its memory."""
+    module = case.module()
+    if multiplexed:
+        module = MuxUnroll(module, case.buckets, compile=False)
+    work = list(way(case))  # all are held: a call that found the room of others would seem small
+    return Run(lambda: _step(module, max(work, key=lambda batch: batch.steps), case), None)
+
+
 def steps_run(case: MuxCase, way: Way) -> int:
-    """Steps that a way runs, padding included."""
+    """Steps that a way hands to the layer, padding included."""
     return sum(work.steps for work in way(case))
 
 

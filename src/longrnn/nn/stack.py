@@ -170,6 +170,8 @@ class RecurrentStack(nn.Module):
         if unbatched:
             x, along = x.unsqueeze(1), {name: y.unsqueeze(1) for name, y in along.items()}
         time_first = unbatched or not self.batch_first
+        if lengths is not None and _nothing_padded(lengths, x.shape[0 if time_first else 1]):
+            lengths = None
         if lengths is not None:
             lengths = lengths.to(x.device, torch.int64)
             if unbatched:
@@ -312,6 +314,11 @@ class RecurrentStack(nn.Module):
             kept = self.kernel_size - 1
             zeros[-1] = tuple(x.new_zeros(kept, rows, width) for width in self._widths)
         return zeros
+
+
+def _nothing_padded(lengths: Tensor, T: int) -> bool:
+    """Whether every sequence is known to have all the steps."""
+    return _checks.is_known(lengths) and set(lengths.flatten().tolist()) <= {T}
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
