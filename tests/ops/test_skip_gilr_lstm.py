@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from longrnn.ops.skip_gilr_lstm import used_steps
+from longrnn.ops.linear import linear
+from longrnn.ops.skip_gilr_lstm import every_step, shut_rows, used_steps
 from longrnn.ops.skip_gilr_lstm.op import skip_gilr_lstm
+from longrnn.ops.skip_gilr_lstm.shut_rows import linear_with_shut_rows
 
 LAYOUTS = [
     ((40, 3), {}),
@@ -71,3 +73,53 @@ def test_dispatcher_registration_is_complete(lead, layout):
     arguments = (x, [*weights[:-1], None], weight_u, bias_u, p, kappa, states, True, None, *ragged)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.longrnn.skip_gilr_lstm.default, arguments, test_utils=checks)
+
+
+@pytest.mark.parametrize("shifted", [True, False], ids=["before the step", "after it"])
+@pytest.mark.parametrize(("lead", "layout"), LAYOUTS, ids=["padded", "lengths", "end to end"])
+def test_the_way_back_multiplies_rows_of_steps_that_update(lead, layout, shifted, monkeypatch):
+    x, weights, weight_u, bias_u, states, p, kappa = draw(lead)
+    inputs = [t.double().requires_grad_() for t in (x, *weights, weight_u, bias_u, *states, p)]
+    x, weight_u, bias_u, *states, p = inputs[0], *inputs[-6:]
+    arguments = (x, inputs[1:-6], weight_u, bias_u, states, p, kappa.double())
+    found, find = [], shut_rows._find_rows
+    monkeypatch.setattr(shut_rows, "_find_rows", lambda g: (found.append(find(g)), found[-1])[1])
+
+    def gradients():
+        output, updates, *last = skip_gilr_lstm(*arguments, shifted, **layout)
+        loss = sum((v * torch.linspace(1, 2, v.numel()).view_as(v)).sum() for v in (output, *last))
+        return updates, torch.autograd.grad(loss, inputs)
+
+    updates, ours = gradients()
+    assert len(found) == 4
+    assert all(torch.equal(rows, updates.flatten().nonzero()[:, 0]) for rows in found)
+    monkeypatch.setattr(every_step, "linear_with_shut_rows", linear)
+    torch.testing.assert_close(ours, gradients()[1])
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 1], ids=["no rows", "some rows", "every row"])
+def test_a_product_with_shut_rows_is_a_product(share):
+    shapes = (3, 4, 2), (5, 2), (5,), (3, 4, 6), (5, 6)
+    inputs = [torch.randn(s, dtype=torch.float64).requires_grad_() for s in shapes]
+    y = torch.randn(3, 4, 5, dtype=torch.float64) * (torch.rand(3, 4, 1) < share)
+    y[..., ::2] = -y[..., ::2].abs()
+    y[..., 1::2] = 0  # a row of a gradient may be nowhere above zero
+    for given in (inputs, inputs[:3], [*inputs[:2], None, *inputs[3:]]):
+        wanted = [t for t in given if t is not None]
+        exact, ours = linear(*given), linear_with_shut_rows(*given)
+        torch.testing.assert_close(ours, exact)
+        torch.testing.assert_close(
+            torch.autograd.grad(ours, wanted, y), torch.autograd.grad(exact, wanted, y)
+        )
+
+
+def test_shut_rows_have_second_derivatives():
+    shapes = (4, 1, 2), (3, 2), (3,), (4, 1, 2), (3, 2)
+    inputs = [torch.randn(s, dtype=torch.float64).requires_grad_() for s in shapes]
+    gate = torch.tensor([0.0, 1, 0, 1], dtype=torch.float64).view(4, 1, 1).requires_grad_()
+
+    def gated(gate, *inputs):
+        return gate * linear_with_shut_rows(*inputs)
+
+    assert torch.autograd.gradcheck(gated, (gate, *inputs))
+    assert torch.autograd.gradgradcheck(gated, (gate, *inputs))

@@ -34,7 +34,7 @@ def gated_recurrence_plain(
     parts = gates.chunk(definition.gates, -1)
     counts = parts
     if openness is not None:
-        counts = [p.where((openness != 0) | p.isfinite(), 0.0) for p in parts]
+        counts = tuple(p.where((openness != 0) | p.isfinite(), 0.0) for p in parts)
     decay, impulse = decays, impulses = definition.recurrence(*counts)
     if openness is not None:
         decays = decays + (1 - openness) * (1 - decays)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longrnn.ops.gated_recurrence.op import gated_recurrence
-from longrnn.ops.linear import linear
+from longrnn.ops.skip_gilr_lstm.shut_rows import linear_with_shut_rows
 
 
 def run_every_step(
@@ -39,8 +39,9 @@ def run_every_step(
         if masks is not None and k:
             x = x * masks[k - 1]
         weight_is, bias_is, weight_ih, weight_sh, bias_ih = weights[5 * k : 5 * k + 5]
-        seen, surrogate = gated_recurrence(linear(x, weight_is, bias_is), surrogate, kind, **layout)
-        gates = linear(x, weight_ih, bias_ih, seen.to(x.dtype), weight_sh)
+        gates = linear_with_shut_rows(x, weight_is, bias_is)
+        seen, surrogate = gated_recurrence(gates, surrogate, kind, **layout)
+        gates = linear_with_shut_rows(x, weight_ih, bias_ih, seen.to(x.dtype), weight_sh)
         # The next layer takes the candidate, and its gradient is what trains the gate.
         x, c = gated_recurrence(gates, c, "lstm-candidate", **layout)
         output, h = gated_recurrence(x, h, "hold", **layout)
