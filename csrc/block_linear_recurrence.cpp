@@ -7,6 +7,8 @@
 // tile waits for the state before it as in plan.h. Beyond n = 8 matrices are wider than vectors,
 // and a sequence is walked row by row.
 
+#include <algorithm>
+
 #include "block.h"
 #include "dense.h"
 #include "parallel.h"
@@ -79,6 +81,7 @@ struct BlockPlan {
 constexpr int64_t kSmall = 1 << 16;      // matrix elements below which one thread does it all
 constexpr int64_t kTile = 64 << 10;      // bytes of the matrices of a piece, taken apart
 constexpr int64_t kBurst = 4 << 10;      // bytes read at one place, at least
+constexpr int64_t kCall = 1 << 10;       // bytes of matrices that are worth a call
 constexpr int64_t kCarries = 16 << 10;   // bytes of what a task keeps from step to step
 
 template <class T>
@@ -96,7 +99,8 @@ BlockPlan make_block_plan(const Blocks& shape, int parts, int threads) {
   plan.split = plan.segments > 1 || (plan.groups < plan.threads && shape.T >= 2 * plan.steps);
   if (!plan.split) {
     // Rows of memory are walked in order.
-    const int64_t burst = ceil_div(kBurst, shape.inner * bytes);
+    const int64_t burst = std::max(ceil_div(kBurst, shape.inner * bytes),
+                                   ceil_div(kCall, lanes * bytes));
     if (burst < plan.steps) plan.steps = burst;
     plan.width = ceil_div(shape.inner, lanes);
     const int64_t kept = lanes * shape.n * parts * sizeof(T) + sizeof(Group<T>);
@@ -120,10 +124,14 @@ struct Staging {
 };
 
 template <class T, class Stored>
-void read_piece(const Steps<const Stored>& x, const Chains<T>& chains, const Piece& piece, T* to) {
+void read_piece(const Steps<const Stored>& x, const Chains<T>& chains, const Piece& piece,
+                bool down, T* to) {
   const Stored* from = x.data + piece.first * x.time;
   const int64_t all = x.count * kLanes<T>;
   if (x.time == x.count) return gather(from, chains.begin, piece.steps * x.count, to);
+  const Stored* first = from + chains.begin[0];
+  const int64_t ahead = down ? -piece.steps * x.time : piece.steps * x.time;
+  if (chains.together && gather_together(first, x.time, piece.steps, x.count, ahead, to)) return;
   if (!chains.together || x.count <= kLanes<T>) {
     for (int64_t r = 0; r < piece.steps; r++)
       gather(from + r * x.time, chains.begin, x.count, to + r * all);
@@ -131,7 +139,7 @@ void read_piece(const Steps<const Stored>& x, const Chains<T>& chains, const Pie
   }
   Staging<T> room(x.count);
   for (int64_t r = 0; r < piece.steps; r++) {
-    load_row(room.numbers, from + r * x.time + chains.begin[0], all);
+    load_row(room.numbers, first + r * x.time, all);
     gather<T>(room.numbers, room.begin, x.count, to + r * all);
   }
 }
@@ -152,6 +160,10 @@ void write_piece(const Steps<Stored>& x, const Chains<T>& chains, int64_t live, 
   Stored* to = x.data + piece.first * x.time;
   const int64_t all = x.count * kLanes<T>;
   if (x.time == x.count) return scatter(to, chains.begin, live, piece.steps * x.count, from);
+  Stored* first = to + chains.begin[0];
+  if (chains.together &&
+      scatter_together(first, x.time, piece.steps, x.count, x.streamed, from))
+    return;
   if (!chains.together || x.count < kLanes<T>) {
     for (int64_t r = 0; r < piece.steps; r++)
       scatter(to + r * x.time, chains.begin, live, x.count, from + r * all);
@@ -160,7 +172,7 @@ void write_piece(const Steps<Stored>& x, const Chains<T>& chains, int64_t live, 
   Staging<T> room(x.count);
   for (int64_t r = 0; r < piece.steps; r++) {
     scatter(room.numbers, room.begin, live, x.count, from + r * all);
-    write_row(to + r * x.time + chains.begin[0], room.numbers, all, x.streamed);
+    write_row(first + r * x.time, room.numbers, all, x.streamed);
   }
 }
 
@@ -229,8 +241,8 @@ struct Job {
   }
 
   void load(const Group<T>& g, const Piece& piece, const Scratch& to) const {
-    read_piece<T>(a, g.a, piece, to.a);
-    read_piece<T>(x, g.x, piece, to.x);
+    read_piece<T>(a, g.a, piece, shape.down, to.a);
+    read_piece<T>(x, g.x, piece, shape.down, to.x);
     if constexpr (kAdjoint)
       if (grad_a.data) load_before(g, piece, to.before);
   }
@@ -242,14 +254,14 @@ struct Job {
     Piece inside = piece;
     inside.steps--;
     if (!shape.down) inside.first++;
-    read_piece<T>(h_steps, g.x, inside, to + (shape.down ? state_size() : 0));
+    read_piece<T>(h_steps, g.x, inside, shape.down, to + (shape.down ? state_size() : 0));
     // Of a segment's first step it belongs to the segment before, or is the initial state.
     const bool is_first = shape.down ? piece.first == 0
                                      : piece.first + piece.steps * piece.segments == shape.T;
     const int64_t first_lane = shape.down ? 0 : piece.segments - 1;
     T* edge_state = to + edge * state_size();
     const Piece neighbour{piece.first + edge + next, 1, 1};
-    if (!is_first) return read_piece(h_steps, g.x, neighbour, edge_state);
+    if (!is_first) return read_piece(h_steps, g.x, neighbour, shape.down, edge_state);
     int64_t from[kLanes<T>];
     for (int64_t l = 0; l < kLanes<T>; l++) {
       const bool outside = l % piece.segments == first_lane || l >= g.live;

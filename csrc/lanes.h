@@ -51,6 +51,93 @@ inline void numbers_to_chains(Vector<T>* rows) {
   }
 }
 
+// Chains of kCount numbers each, a power of two, that lie end to end: their vectors as memory has
+// them become number k of every chain in vector k, and back. Each stage takes every second lane.
+template <class T, int... i>
+inline void unzip(Vector<T> a, Vector<T> b, Vector<T>& even, Vector<T>& odd,
+                  std::integer_sequence<int, i...>) {
+  even = __builtin_shufflevector(a, b, 2 * i...);
+  odd = __builtin_shufflevector(a, b, (2 * i + 1)...);
+}
+template <class T, int... i>
+inline void zip(Vector<T> even, Vector<T> odd, Vector<T>& a, Vector<T>& b,
+                std::integer_sequence<int, i...>) {
+  constexpr int n = kLanes<T>;
+  a = __builtin_shufflevector(even, odd, (i / 2 + i % 2 * n)...);
+  b = __builtin_shufflevector(even, odd, (n / 2 + i / 2 + i % 2 * n)...);
+}
+
+template <class T, int kCount, bool kUnzip, int kStage = 1>
+inline void together_to_numbers(Vector<T>* rows) {
+  if constexpr (kStage < kCount) {
+    constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>();
+    constexpr int kHalf = kCount / 2;
+    Vector<T> from[kCount];
+#pragma GCC unroll 16
+    for (int i = 0; i < kCount; i++) from[i] = rows[i];
+#pragma GCC unroll 8
+    for (int i = 0; i < kHalf; i++) {
+      if constexpr (kUnzip)
+        unzip<T>(from[2 * i], from[2 * i + 1], rows[i], rows[i + kHalf], lanes);
+      else
+        zip<T>(from[i], from[i + kHalf], rows[2 * i], rows[2 * i + 1], lanes);
+    }
+    together_to_numbers<T, kCount, kUnzip, 2 * kStage>(rows);
+  }
+}
+
+// Reads `count` numbers of each chain, at each of `steps` places `stride` apart, and asks for those
+// that lie `ahead`; false if `count` is no power of two from 2 to a vector's lanes.
+template <class T, int kCount = 2, class Stored>
+bool gather_together(const Stored* from, int64_t stride, int64_t steps, int64_t count,
+                     int64_t ahead, T* to) {
+  if constexpr (kCount > kLanes<T>) {
+    return false;
+  } else {
+    if (count != kCount)
+      return gather_together<T, 2 * kCount>(from, stride, steps, count, ahead, to);
+    for (int64_t r = 0; r < steps; r++, from += stride) {
+      Vector<T> rows[kCount];
+#pragma GCC unroll 16
+      for (int k = 0; k < kCount; k++) {
+        rows[k] = load_as<T>(from + k * kLanes<T>);
+        __builtin_prefetch(from + k * kLanes<T> + ahead);
+      }
+      together_to_numbers<T, kCount, true>(rows);
+#pragma GCC unroll 16
+      for (int k = 0; k < kCount; k++, to += kLanes<T>) store(to, rows[k]);
+    }
+    return true;
+  }
+}
+
+// The way back; `streamed`: past the cache, where that can be.
+template <class T, int kCount = 2, class Stored>
+bool scatter_together(Stored* to, int64_t stride, int64_t steps, int64_t count, bool streamed,
+                      const T* from) {
+  if constexpr (kCount > kLanes<T>) {
+    return false;
+  } else {
+    if (count != kCount)
+      return scatter_together<T, 2 * kCount>(to, stride, steps, count, streamed, from);
+    for (int64_t r = 0; r < steps; r++, to += stride) {
+      Vector<T> rows[kCount];
+#pragma GCC unroll 16
+      for (int k = 0; k < kCount; k++, from += kLanes<T>) rows[k] = load(from);
+      together_to_numbers<T, kCount, false>(rows);
+      if constexpr (std::is_same_v<Stored, T>)
+        if (streamed && uintptr_t(to) % kVectorBytes == 0) {
+#pragma GCC unroll 16
+          for (int k = 0; k < kCount; k++) stream(to + k * kLanes<T>, rows[k]);
+          continue;
+        }
+#pragma GCC unroll 16
+      for (int k = 0; k < kCount; k++) store_as<T>(to + k * kLanes<T>, rows[k]);
+    }
+    return true;
+  }
+}
+
 // The first kCount lanes, to memory, by one store of their own width.
 template <class T, class Stored, int... i>
 inline void store_first(Stored* p, Vector<T> v, std::integer_sequence<int, i...>) {
