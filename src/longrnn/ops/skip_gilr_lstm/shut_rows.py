@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longrnn import _native
 from longrnn.ops.linear import linear
 from longrnn.ops.linear_recurrence.transforms import transforms_active
 
@@ -25,6 +26,7 @@ def linear_with_shut_rows(x: Tensor, weight: Tensor, bias: Tensor | None, *more:
         or transforms_active()
         or type(x) is not Tensor
         or x.device.type != "cpu"  # a GPU would have to wait for their number
+        or not _native.available()
     ):
         return linear(x, weight, bias, *more)
     result: Tensor = _LinearWithShutRows.apply(bias, x, weight, *more)
@@ -65,13 +67,15 @@ def _find_rows(grad: Tensor) -> Tensor | None:
 
 def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
     x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    return x if rows is None else x.index_select(0, rows)
+    if rows is None:
+        return x
+    return torch.index_select(x, 0, rows, out=_native.empty((rows.numel(), x.shape[-1]), x))
 
 
 def _place(picked: Tensor, rows: Tensor | None, like: Tensor) -> Tensor:
     """Zeros, with what was picked where it came from."""
     if rows is None:
         return picked.view(like.shape)
-    out = like.new_zeros(like.shape)
+    out = _native.empty(like.shape, like).zero_()
     out.view(-1, like.shape[-1]).index_copy_(0, rows, picked)
     return out
