@@ -114,8 +114,14 @@ def test_memory_is_measured_on_the_largest_batch(monkeypatch, way):
 
 def test_results_become_tables_and_pictures(rows, tmp_path):
     timed = [row for row in rows if row["status"] == "timed"]
-    titles = [title for title, _, _ in mux_report.speed_ups(timed)]
-    assert titles[0].startswith("notebook, buckets 1, 21, 41, 61, 81, 100, ideal ")
+    tables = mux_report.tables(timed)
+    assert tables[0][0].startswith("notebook, buckets 1, 21, 41, 61, 81, 100, ideal ")
+    published, padding = tables[0][2][-2:]
+    assert published == ["published", "2210", "", "", "1.67", "", "0.999", ""]
+    assert padding[:2] == ["steps of padding", f"{500 - timed[0]['valid_steps']}"]
+    assert tables[3][2][0][:2] == ["sru", "1"]  # MB of `pad`, as the fixture has them
+    for _, headings, lines in tables:
+        assert {len(line) for line in lines} == {len(headings)}
     text = markdown.markdown(rows)
     assert "| sru |" in text
     assert "mux / ideal" in text

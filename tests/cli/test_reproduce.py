@@ -49,13 +49,21 @@ def test_a_measurement_is_made_and_printed_above_the_published_one(longrnn, monk
     monkeypatch.setattr(mux, "cases", lambda device: programme)
     monkeypatch.setattr("longrnn.batching.trial.MOST_OPERATIONS", 0)  # compiling takes long
     monkeypatch.setattr("longrnn.bench.published._QUICK_SECONDS", 0.01)
+    monkeypatch.setattr("longrnn.bench.published._SECONDS", 0.02)
     monkeypatch.setattr(machine, "_ELEMENTS", 1 << 12)
     monkeypatch.setattr(machine, "_SIDE", 16)
     status, out, err = longrnn("reproduce mux-notebook --quick --output out")
     assert (status, err) == (0, "")
-    for text in ("buckets 1, 21, 41, 61, 81, 100", "mux / ideal", "221 s padded, 132 s"):
+    for text in ("buckets 1, 21, 41, 61, 81, 100", "0.999", "largest batch", "221 s padded, 132 s"):
         assert text in out
     assert "out/mux-cpu-notebook.png" in out
+    lines = [line for file in Path("out").glob("*.jsonl") for line in file.read_text().splitlines()]
+    status, again, _ = longrnn("reproduce mux-notebook --quick --output out")
+    assert status == 0
+    assert out.endswith(again)  # nothing was measured
+    longrnn("reproduce mux-notebook --output out")  # longer than those
+    files = Path("out").glob("*.jsonl")
+    assert sum(len(file.read_text().splitlines()) for file in files) == 2 * len(lines)
 
 
 @pytest.mark.parametrize(

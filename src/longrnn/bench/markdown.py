@@ -235,7 +235,7 @@ def _solved(rows: list[Row]) -> str:
 
 def _mux(rows: list[Row]) -> list[str]:
     return [
-        grid([title, *headings[1:]], lines) for title, headings, lines in mux_report.speed_ups(rows)
+        grid([title, *headings[1:]], lines) for title, headings, lines in mux_report.tables(rows)
     ]
 
 

@@ -155,6 +155,7 @@ def measure(
                 "buckets": list(case.buckets),
                 "valid_steps": int(case.lengths.sum()),
                 "ideal": case.ideal,
+                "seconds": budget.seconds,
             },
             outcomes,
             baseline=BASELINE,

@@ -1,7 +1,7 @@
 """Run a suite: its cases one by one, each result written as soon as it is there."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ def run_suite(
     only: str = "",
     seconds: float = 20.0,
     cap: float = 5.0,
+    skip: Container[str] = (),
     on_rows: Callable[[list[Row]], None] = lambda rows: None,
+    on_step: Callable[[str], object] = lambda words: None,
 ) -> Path:
     """Measure a suite and append its rows to a file of JSON lines.
 
@@ -58,8 +60,10 @@ def run_suite(
         only: Measure only cases whose group or name contains this.
         seconds: How long each case may take, in each pass, over all its contenders.
         cap: Longest call, in seconds, that is timed.
+        skip: Names of cases that are not measured.
         on_rows: Called with the rows of each case and pass as soon as they are measured, and
             first with those of the absent contenders.
+        on_step: Called with what is done next, in words.
 
     Returns:
         The file.
@@ -97,7 +101,12 @@ def run_suite(
         }
         here["bandwidth_gb_per_s"] = limits["bandwidth"] / 1e9
         here["multiply_adds_per_s"] = limits["multiply_adds"]
-        for case in cases:
-            for rows in module.measure(case, runners, Budget(seconds, cap), device, limits):
+        for case in (c for c in cases if str(c) not in skip):
+
+            def tell(words: str, case: Any = case) -> None:
+                on_step(f"{case}: {words}")
+
+            budget = Budget(seconds, cap, tell)
+            for rows in module.measure(case, runners, budget, device, limits):
                 keep(rows)
     return path

@@ -80,10 +80,14 @@ def _measure(measurement: Any, output: Path, quick: bool, console: Any) -> None:
     from rich.table import Table
 
     def tell(rows: list[dict[str, Any]]) -> None:
-        console.print(rows[0]["case"], rows[0]["pass"], highlight=False) if rows else None
+        if rows:
+            ways = {row["contender"]: row["speed_up"] for row in rows if "speed_up" in row}
+            told = ", ".join(f"{way} {times:.2f}" for way, times in ways.items())
+            line = f"{rows[0]['case']}, {rows[0]['pass']}: times as fast as padding: {told}"
+            console.print(line, soft_wrap=True, highlight=False)
 
-    path = measurement.run(output, quick, tell)
-    for title, headings, lines in measurement.tables(path):
+    measurement.run(output, quick, tell)
+    for title, headings, lines in measurement.tables(output):
         shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
         for index, heading in enumerate(headings):
             shown.add_column(heading, justify="right" if index else "left")
@@ -92,7 +96,7 @@ def _measure(measurement: Any, output: Path, quick: bool, console: Any) -> None:
         console.print(shown)
     for note in (measurement.reference, measurement.published):
         console.print(note, soft_wrap=True, highlight=False)
-    for written in (path, *measurement.draw(path, output)):
+    for written in (*sorted(output.glob("mux-cpu-*.jsonl")), *measurement.draw(output)):
         print(written)
 
 
