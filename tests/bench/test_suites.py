@@ -106,6 +106,14 @@ def test_one_bad_peer_does_not_end_the_suite(tmp_path, contender, status, note):
     assert (row["status"], row["note"]) == (status, note)
 
 
+def test_what_is_done_next_is_told(tmp_path):
+    told = []
+    run("recurrence", tmp_path, only="(2, 33, 3)", on_step=told.append)
+    times = [words for words in told if words.startswith("(2, 33, 3): times longrnn, sample")]
+    assert times[0].endswith("sample 1")
+    assert told.index("(2, 33, 3): checks longrnn") < told.index(times[0])
+
+
 def test_an_absent_peer_is_named_once_with_its_package(tmp_path):
     rows, _ = run("recurrence", tmp_path)
     named = [r for r in rows if r["contender"] == "missing"]

@@ -22,10 +22,14 @@ _ROUNDS = 3  # every contender within the cap is timed at least so often
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a case may take: in all, and for one call of one contender (seconds)."""
+    """How long a case may take: in all, and for one call of one contender (seconds).
+
+    `on_step` is called with what is done next, in words.
+    """
 
     seconds: float = 20.0
     cap: float = 5.0
+    on_step: Callable[[str], object] = lambda words: None
 
 
 @dataclass
@@ -77,6 +81,7 @@ def compare(
     """
     outcomes = [Outcome(contender) for contender in contenders]
     for outcome in outcomes:
+        budget.on_step(f"checks {outcome.contender.name}")
         with _reported(outcome, device):
             if outcome.contender.probe and shortened is not None:
                 short, factor = shortened
@@ -104,6 +109,7 @@ def _time(outcomes: list[Outcome], budget: Budget, device: str) -> None:
     """Fill in `times`: one sample of each contender, then the next of each, and so on."""
     about = {}  # seconds a call, by name
     for outcome in outcomes:
+        budget.on_step(f"tries {outcome.contender.name}")
         with _reported(outcome, device):
             assert outcome.run is not None
             seconds = about[outcome.contender.name] = _seconds(outcome.run.call, device)
@@ -116,6 +122,7 @@ def _time(outcomes: list[Outcome], budget: Budget, device: str) -> None:
         while racing:
             for outcome in racing:
                 name = outcome.contender.name
+                budget.on_step(f"times {name}, sample {len(outcome.times) + 1}")
                 count = max(1, min(1000, round(_SAMPLE / max(about[name], 1e-7))))
                 assert outcome.run is not None
                 start = time.perf_counter()

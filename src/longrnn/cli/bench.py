@@ -39,31 +39,42 @@ def bench(
         import torch
 
         torch.set_num_threads(threads)
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    console.width = max(console.width, 120)  # a file has no width of its own
     wrong: list[dict[str, Any]] = []
 
     def show(rows: list[dict[str, Any]]) -> None:
-        _show(rows)
+        _show(rows, console)
         wrong.extend(r for r in rows if r["status"] == "wrong" and r["kind"] == "ours")
 
-    files = [
-        library.run_suite(
-            name, output, device=device, only=only, seconds=seconds, cap=cap, on_rows=show
-        )
-        for name in chosen
-    ]
+    # No spinner: a thread that draws would take part in what is timed.
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        files = [
+            library.run_suite(
+                name,
+                output,
+                device=device,
+                only=only,
+                seconds=seconds,
+                cap=cap,
+                on_rows=show,
+                on_step=lambda words: live.update(words, refresh=True),
+            )
+            for name in chosen
+        ]
     _tell_plots(files, output)
     return 1 if wrong else 0
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
+def _show(rows: list[dict[str, Any]], console: Any) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from longrnn.bench import report
 
-    console = Console()
-    console.width = max(console.width, 120)  # a file has no width of its own
     if any(row["status"] == "timed" for row in rows):
         title, headings, lines = report.table(rows)
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
