@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
+from longrnn.ops._kernels import register_gpu
 from longrnn.ops.block_linear_recurrence import cpu, plain
 from longrnn.ops.block_linear_recurrence.transforms import BlockLinearRecurrence
 from longrnn.ops.linear_recurrence.op import linear_recurrence
@@ -146,18 +147,7 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return (cpu if _native.available() else plain).backward(*arguments)
 
 
-@torch.library.impl("longrnn::block_linear_recurrence", "CUDA")
-def _forward_cuda(*arguments: Any) -> Tensor:
-    from longrnn.ops.block_linear_recurrence import gpu  # imports Triton, absent on CPU machines
-
-    return gpu.forward(*arguments)
-
-
-@torch.library.impl("longrnn::block_linear_recurrence_backward", "CUDA")
-def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from longrnn.ops.block_linear_recurrence import gpu
-
-    return gpu.backward(*arguments)
+register_gpu("block_linear_recurrence")
 
 
 @torch.library.impl("longrnn::block_linear_recurrence", "CompositeExplicitAutograd")

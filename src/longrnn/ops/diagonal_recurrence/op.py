@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
+from longrnn.ops._kernels import fill, register_gpu
 from longrnn.ops._second_order import differentiate_plain
 from longrnn.ops.diagonal_recurrence import cpu, newton
 from longrnn.ops.diagonal_recurrence.cells import CELLS, GATES, allocate
@@ -149,16 +150,13 @@ def _has_kernel(device: torch.device, algorithm: str) -> bool:
 
 
 @torch.library.impl("longrnn::diagonal_recurrence", "CPU")
-def _forward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
     *rest, algorithm = arguments
     if algorithm == "parallel":
         return newton.forward(*rest)
     if _native.available():
         return cpu.forward(*rest)
-    fresh = allocate(rest[0], rest[2], rest[-1])
-    for tensor, values in zip(fresh, diagonal_recurrence_plain(*rest[:-1]), strict=False):
-        tensor.copy_(values)
-    return fresh
+    return fill(allocate(rest[0], rest[2], rest[-1]), diagonal_recurrence_plain(*rest[:-1]))
 
 
 @torch.library.impl("longrnn::diagonal_recurrence_backward", "CPU")
@@ -167,18 +165,7 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return (newton if algorithm == "parallel" else cpu).backward(*rest)
 
 
-@torch.library.impl("longrnn::diagonal_recurrence", "CUDA")
-def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from longrnn.ops.diagonal_recurrence import gpu  # imports Triton, absent on CPU machines
-
-    return gpu.forward(*arguments)
-
-
-@torch.library.impl("longrnn::diagonal_recurrence_backward", "CUDA")
-def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from longrnn.ops.diagonal_recurrence import gpu
-
-    return gpu.backward(*arguments)
+register_gpu("diagonal_recurrence")
 
 
 @torch.library.register_fake("longrnn::diagonal_recurrence")

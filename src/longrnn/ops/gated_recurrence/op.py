@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
+from longrnn.ops._kernels import fill, register_gpu
 from longrnn.ops.gated_recurrence import cpu
 from longrnn.ops.gated_recurrence.cells import CELLS, allocate
 from longrnn.ops.gated_recurrence.plain import gated_recurrence_plain
@@ -153,15 +154,11 @@ def _has_kernel(device: torch.device) -> bool:
 
 
 @torch.library.impl("longrnn::gated_recurrence", "CPU")
-def _forward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
     if _native.available():
         return cpu.forward(*arguments)
     gates, _, _, initial_state, _, _, cell, *_, keep = arguments
-    fresh = allocate(gates, initial_state, cell, keep)
-    for tensor, values in zip(fresh, gated_recurrence_plain(*arguments[:-1]), strict=True):
-        if tensor.numel():
-            tensor.copy_(values)
-    return fresh
+    return fill(allocate(gates, initial_state, cell, keep), gated_recurrence_plain(*arguments[:-1]))
 
 
 @torch.library.impl("longrnn::gated_recurrence_backward", "CPU")
@@ -169,18 +166,7 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return cpu.backward(*arguments)
 
 
-@torch.library.impl("longrnn::gated_recurrence", "CUDA")
-def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from longrnn.ops.gated_recurrence import gpu  # imports Triton, absent on CPU machines
-
-    return gpu.forward(*arguments)
-
-
-@torch.library.impl("longrnn::gated_recurrence_backward", "CUDA")
-def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from longrnn.ops.gated_recurrence import gpu
-
-    return gpu.backward(*arguments)
+register_gpu("gated_recurrence")
 
 
 def _differentiate_plain(

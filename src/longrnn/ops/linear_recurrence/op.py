@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
+from longrnn.ops._kernels import register_gpu
 from longrnn.ops.linear_recurrence import plain
 from longrnn.ops.linear_recurrence.transforms import LinearRecurrence, transforms_active
 
@@ -162,18 +163,7 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return cpu.backward(*arguments)
 
 
-@torch.library.impl("longrnn::linear_recurrence", "CUDA")
-def _forward_cuda(*arguments: Any) -> Tensor:
-    from longrnn.ops.linear_recurrence import gpu  # imports Triton, absent on CPU machines
-
-    return gpu.forward(*arguments)
-
-
-@torch.library.impl("longrnn::linear_recurrence_backward", "CUDA")
-def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from longrnn.ops.linear_recurrence import gpu
-
-    return gpu.backward(*arguments)
+register_gpu("linear_recurrence")
 
 
 @torch.library.impl("longrnn::linear_recurrence", "CompositeExplicitAutograd")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
+from longrnn.ops._kernels import fill, register_gpu
 from longrnn.ops._second_order import differentiate_plain
 from longrnn.ops.linear_recurrence.transforms import transforms_active
 from longrnn.ops.phased_recurrence import cpu
@@ -195,11 +196,7 @@ def _forward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
     if _native.available():
         return cpu.forward(*arguments)
     x, *_, hidden, cells, _, _, _, _, _, _, keep = arguments
-    fresh = allocate(x, hidden, cells, keep)
-    for tensor, values in zip(fresh, phased_recurrence_plain(*arguments[:-1]), strict=False):
-        if values is not None:
-            tensor.copy_(values)
-    return fresh
+    return fill(allocate(x, hidden, cells, keep), phased_recurrence_plain(*arguments[:-1]))
 
 
 @torch.library.impl("longrnn::phased_recurrence_backward", "CPU")
@@ -207,18 +204,7 @@ def _backward_cpu(*arguments: Any) -> list[Tensor]:
     return cpu.backward(*arguments)
 
 
-@torch.library.impl("longrnn::phased_recurrence", "CUDA")
-def _forward_cuda(*arguments: Any) -> tuple[Tensor, ...]:
-    from longrnn.ops.phased_recurrence import gpu  # imports Triton, absent on CPU machines
-
-    return gpu.forward(*arguments)
-
-
-@torch.library.impl("longrnn::phased_recurrence_backward", "CUDA")
-def _backward_cuda(*arguments: Any) -> list[Tensor]:
-    from longrnn.ops.phased_recurrence import gpu
-
-    return gpu.backward(*arguments)
+register_gpu("phased_recurrence")
 
 
 @torch.library.register_fake("longrnn::phased_recurrence")

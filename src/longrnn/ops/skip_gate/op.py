@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
+from longrnn.ops._kernels import fill
 from longrnn.ops._second_order import differentiate_plain
 from longrnn.ops.linear_recurrence.transforms import transforms_active
 from longrnn.ops.skip_gate import cpu
@@ -143,10 +144,7 @@ def _forward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
     if _native.available():
         return cpu.forward(*arguments)
     x, _, _, update_prob, *_, keep = arguments
-    fresh = allocate(x, update_prob, keep)
-    for tensor, values in zip(fresh, skip_gate_plain(*arguments[:-1]), strict=False):
-        tensor.copy_(values)
-    return fresh
+    return fill(allocate(x, update_prob, keep), skip_gate_plain(*arguments[:-1]))
 
 
 @torch.library.impl("longrnn::skip_gate", "CUDA")

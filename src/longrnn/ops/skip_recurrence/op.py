@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
+from longrnn.ops._kernels import fill, register_gpu
 from longrnn.ops._second_order import differentiate_plain
 from longrnn.ops.candidates import CANDIDATES
 from longrnn.ops.linear_recurrence.transforms import transforms_active
@@ -193,11 +194,7 @@ def _forward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
     if _native.available():
         return cpu.forward(*arguments)
     x, _, _, _, hidden, cells, *_, keep = arguments
-    fresh = allocate(x, hidden, cells, keep)
-    for tensor, values in zip(fresh, skip_recurrence_plain(*arguments[:-1]), strict=False):
-        if values is not None:
-            tensor.copy_(values)
-    return fresh
+    return fill(allocate(x, hidden, cells, keep), skip_recurrence_plain(*arguments[:-1]))
 
 
 @torch.library.impl("longrnn::skip_recurrence_backward", "CPU")
@@ -205,18 +202,7 @@ def _backward_cpu(*arguments: Any) -> list[Tensor]:
     return cpu.backward(*arguments)
 
 
-@torch.library.impl("longrnn::skip_recurrence", "CUDA")
-def _forward_cuda(*arguments: Any) -> tuple[Tensor, ...]:
-    from longrnn.ops.skip_recurrence import gpu  # imports Triton, absent on CPU machines
-
-    return gpu.forward(*arguments)
-
-
-@torch.library.impl("longrnn::skip_recurrence_backward", "CUDA")
-def _backward_cuda(*arguments: Any) -> list[Tensor]:
-    from longrnn.ops.skip_recurrence import gpu
-
-    return gpu.backward(*arguments)
+register_gpu("skip_recurrence")
 
 
 @torch.library.register_fake("longrnn::skip_recurrence")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _checks, _native
+from longrnn.ops._kernels import register_gpu
 from longrnn.ops._second_order import differentiate_plain
 from longrnn.ops.linear_recurrence.transforms import transforms_active
 from longrnn.ops.time_gate import cpu
@@ -132,18 +133,7 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, ...]:
     return cpu.backward(*arguments)
 
 
-@torch.library.impl("longrnn::time_gate", "CUDA")
-def _forward_cuda(*arguments: Any) -> Tensor:
-    from longrnn.ops.time_gate import gpu  # imports Triton, absent on CPU machines
-
-    return gpu.forward(*arguments)
-
-
-@torch.library.impl("longrnn::time_gate_backward", "CUDA")
-def _backward_cuda(*arguments: Any) -> tuple[Tensor, ...]:
-    from longrnn.ops.time_gate import gpu
-
-    return gpu.backward(*arguments)
+register_gpu("time_gate")
 
 
 @torch.library.register_fake("longrnn::time_gate")
