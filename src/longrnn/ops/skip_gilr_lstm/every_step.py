@@ -42,7 +42,7 @@ def run_every_step(
         gates = linear_with_shut_rows(x, weight_is, bias_is)
         seen, surrogate = gated_recurrence(gates, surrogate, kind, **layout)
         gates = linear_with_shut_rows(x, weight_ih, bias_ih, seen.to(x.dtype), weight_sh)
-        # The next layer takes the candidate, and its gradient is what trains the gate.
+        # The next layer takes the candidate; at skipped steps it is what the gate's gradient sees.
         x, c = gated_recurrence(gates, c, "lstm-candidate", **layout)
         output, h = gated_recurrence(x, h, "hold", **layout)
         finals.append((surrogate, c, h))
