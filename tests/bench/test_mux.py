@@ -96,7 +96,7 @@ def test_memory_is_measured_on_the_largest_batch(monkeypatch, way):
     asked, run = [], []
 
     def growth_of_call(contender, case, short, device):
-        asked.append((contender.name, len(short.sequences), max(map(len, short.sequences))))
+        asked.append((contender.name, len(short.sequences), short.buckets))
         contender.prepare(case).call()
         return 2.0
 
@@ -107,7 +107,7 @@ def test_memory_is_measured_on_the_largest_batch(monkeypatch, way):
     monkeypatch.setattr(mux_case, "_step", step)
     line = mux.cases("cpu")[1]
     assert mux.growth([str(line), way, "cpu"]) == 2.0
-    assert asked == [(way, 4, 2)]
+    assert asked == [(way, 4, (2,))]
     most = max(work.steps for work in WAYS[way][0](line.draw(True)))
     assert run == [(way == "mux", most)]
 

@@ -20,13 +20,15 @@ def tables(rows: list[Row]) -> list[Table]:
         rows: Timed ones; those of training are told.
 
     Returns:
-        Two tables each, with a line a layer.
+        Two tables each, with a line a layer; one where no memory was measured.
     """
     trained = [row for row in rows if row["pass"] == "training"]
     made = []
     for group, buckets in dict.fromkeys((r["group"], tuple(r["buckets"])) for r in trained):
         here = [r for r in trained if (r["group"], tuple(r["buckets"])) == (group, buckets)]
-        made += [_speed_ups(group, buckets, here), _memory(group, here)]
+        made.append(_speed_ups(group, buckets, here))
+        if any(row.get("peak_mb") is not None for row in here):
+            made.append(_memory(group, here))
     return made
 
 
@@ -39,23 +41,23 @@ def _by_layer(rows: list[Row]) -> dict[str, dict[str, Row]]:
 
 
 def _speed_ups(group: str, buckets: tuple[int, ...], rows: list[Row]) -> Table:
-    ways = list(dict.fromkeys(row["contender"] for row in rows))
+    ways = [way for way in dict.fromkeys(row["contender"] for row in rows) if way != "pad"]
     lines = [
         [
             layer,
             number(own.get("pad", {}).get("median_ms")),
-            *(number(own.get(way, {}).get("speed_up")) for way in ways[1:]),
+            *(number(own.get(way, {}).get("speed_up")) for way in ways),
             *(number(own.get(way, {}).get("of_ideal")) for way in ("buckets", "mux")),
         ]
         for layer, own in _by_layer(rows).items()
     ]
     if group == "notebook" and buckets in _PUBLISHED:
         ms, times, ideal = _PUBLISHED[buckets]
-        found = ["" if way != "buckets" else number(times) for way in ways[1:]]
+        found = ["" if way != "buckets" else number(times) for way in ways]
         lines.append(["published", number(ms), *found, number(times / ideal), ""])
     padded = {row["contender"]: f"{row['padded_steps']:,}" for row in rows}
-    lines.append(["steps of padding", *(padded[way] for way in ways), "", ""])
-    headings = ["", "pad, ms", *(f"× by {way}" for way in ways[1:])]
+    lines.append(["steps of padding", *(padded.get(way, "") for way in ("pad", *ways)), "", ""])
+    headings = ["", "pad, ms", *(f"× by {way}" for way in ways)]
     title = f"{group}, buckets {', '.join(map(str, buckets))}, ideal {number(rows[0]['ideal'])}"
     return title, [*headings, "buckets / ideal", "mux / ideal"], lines
 
