@@ -45,17 +45,28 @@ def side_by_side(x: Tensor, weight: Tensor, *more: Tensor) -> tuple[Tensor, Tens
     return (torch.cat([x, more[0]], -1), torch.cat([weight, more[1]], 1)) if more else (x, weight)
 
 
-def _is_large(x: Tensor, weight: Tensor, *others: Tensor | None) -> bool:
-    """Whether the result is worth memory of our own, and nobody but PyTorch itself looks on."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != "cpu":
-        return False
-    if math.prod(x.shape[:-1]) * weight.shape[0] * x.itemsize < _native.LARGE:
-        return False
-    tensors = [x, weight, *(t for t in others if t is not None)]
+def is_followed(x: Tensor) -> bool:
+    """Whether a compiler, a tracer, a transform or a tensor subclass follows what is done to x."""
     return (
-        all(type(t) in (Tensor, nn.Parameter) and t.dtype == x.dtype for t in tensors)
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or type(x) not in _PLAIN
+        or transforms_active()
+    )
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def _is_large(x: Tensor, weight: Tensor, *others: Tensor | None) -> bool:
+    """Whether the result is worth memory of our own."""
+    if not x.is_cpu or is_followed(x):
+        return False
+    if x.numel() * weight.shape[0] * x.itemsize < _native.LARGE * x.shape[-1]:
+        return False
+    return (
+        all(t.dtype == x.dtype and type(t) in _PLAIN for t in (weight, *others) if t is not None)
         and not torch.is_autocast_enabled("cpu")
-        and not transforms_active()
         and _native.available()
     )
 

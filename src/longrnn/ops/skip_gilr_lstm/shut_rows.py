@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from longrnn import _native
-from longrnn.ops.linear import linear
-from longrnn.ops.linear_recurrence.transforms import transforms_active
+from longrnn.ops.linear import is_followed, linear
 
 # Share of rows with a gradient from which the way back is as fast with every row. Measured with
 # one thread, 64 and 256 units.
@@ -20,17 +19,11 @@ def linear_with_shut_rows(x: Tensor, weight: Tensor, bias: Tensor | None, *more:
 
     They are found by looking: on the second way back the same rows do get gradients.
     """
-    if (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or transforms_active()
-        or type(x) is not Tensor
-        or x.device.type != "cpu"  # a GPU would have to wait for their number
-        or not _native.available()
-    ):
-        return linear(x, weight, bias, *more)
-    result: Tensor = _LinearWithShutRows.apply(bias, x, weight, *more)
-    return result
+    # A GPU would have to wait for their number.
+    if x.device.type == "cpu" and not is_followed(x) and _native.available():
+        result: Tensor = _LinearWithShutRows.apply(bias, x, weight, *more)
+        return result
+    return linear(x, weight, bias, *more)
 
 
 class _LinearWithShutRows(torch.autograd.Function):
