@@ -94,10 +94,12 @@ def plot(rows: list[Row], folder: str | Path) -> list[Path]:
         axes.invert_yaxis()
         axes.set(xscale="log", xlabel="times faster than padding to the longest of all")
         axes.set_title(f"{group}, training, {here[0]['gpu'] or here[0]['cpu']}")
+        for on_axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            on_axis("{x:g}")
         axes.grid(True, axis="x", which="both", alpha=0.2)
         handles, labels = axes.get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))
-        axes.legend(once.values(), once.keys(), fontsize="small")
+        figure.legend(once.values(), once.keys(), fontsize="small", loc="outside right upper")
         path = Path(folder) / f"mux-{here[0]['device']}-{group}.png"
         figure.savefig(path, dpi=120)
         made.append(path)
