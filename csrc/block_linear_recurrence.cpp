@@ -132,7 +132,7 @@ void read_piece(const Steps<const Stored>& x, const Chains<T>& chains, const Pie
   const Stored* first = from + chains.begin[0];
   const int64_t ahead = down ? -piece.steps * x.time : piece.steps * x.time;
   if (chains.together && gather_together(first, x.time, piece.steps, x.count, ahead, to)) return;
-  if (!chains.together || x.count <= kLanes<T>) {
+  if (!chains.together || x.count < kLanes<T>) {
     for (int64_t r = 0; r < piece.steps; r++)
       gather(from + r * x.time, chains.begin, x.count, to + r * all);
     return;

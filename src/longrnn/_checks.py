@@ -109,8 +109,10 @@ def check_probability(name: str, value: float) -> None:
 
 
 def is_known(x: Tensor) -> bool:
-    """Whether looking at values is free: not on another device, nor under a compiler."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether looking at values is free: not on another device, nor compiled or traced."""
+    return (
+        x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    )
 
 
 def check_lengths(name: str, lengths: Tensor, B: int | None, T: int) -> None:

@@ -58,3 +58,30 @@ def test_where_lengths_are_not_known_it_is_the_same(monkeypatch, lengths):
 def test_bad_lengths_are_named(lengths, message):
     with pytest.raises(ValueError, match=message):
         run_padded(nn.GRU(3, 5), torch.randn(4, 2, 3), None, torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("lengths", [[9, 9], [9, 7]], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "width", "state", "message"),
+    [
+        (nn.LSTM, 5, None, r"input must have shape \(T, B, m=3\), got \(9, 2, 5\)"),
+        (nn.LSTM, 3, (torch.ones(1, 1, 4), torch.ones(1, 2, 4)), r"state\[0\] must .*\(1, 1, 4\)"),
+        (nn.LSTM, 3, torch.ones(1, 2, 4), "state must "),
+        (nn.GRU, 3, torch.ones(2, 2, 4), r"state must .*\(2, 2, 4\)"),
+    ],
+)
+def test_bad_input_and_state_are_named(kind, width, state, message, lengths):
+    with pytest.raises(ValueError, match=message):
+        run_padded(kind(3, 4), torch.randn(9, 2, width), state, torch.tensor(lengths))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_trace_does_not_keep_the_lengths():
+    rnn, x = nn.LSTM(3, 4).requires_grad_(False), torch.randn(7, 2, 3)
+
+    def run(lengths):
+        return run_padded(rnn, x, None, lengths)[0]
+
+    traced = torch.jit.trace(run, torch.tensor([7, 7]), check_trace=False)
+    ragged = torch.tensor([7, 3])
+    assert_close(traced(ragged), run(ragged))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from longrnn import _native
@@ -54,6 +55,21 @@ def test_second_derivatives(all_large, n):
     assert all_large
 
 
+@pytest.mark.parametrize("n", [None, 2])
+def test_many_gradients_at_once(all_large, n):
+    inputs = draw((3, 2), 2, 3, n, grad=True)
+    ys = torch.randn(4, 3, 2, 3, dtype=torch.float64)
+    ours = torch.autograd.grad(linear(*inputs), inputs, ys, is_grads_batched=True)
+    exact = torch.autograd.grad(expected(*inputs), inputs, ys, is_grads_batched=True)
+    torch.testing.assert_close(ours, exact)
+
+
+def test_complex_numbers_are_left_to_pytorch(all_large):
+    x, weight, bias = draw((3,), 2, 4, dtype=torch.complex64)
+    torch.testing.assert_close(linear(x, weight, bias), expected(x, weight, bias))
+    assert not all_large
+
+
 def test_only_the_gradients_that_are_wanted(all_large):
     x, weight, bias, seen, weight_seen = draw((5,), 2, 3, 4)
     weight_seen.requires_grad_()
@@ -91,6 +107,8 @@ def test_what_is_not_plain_goes_to_pytorch(all_large):
     torch.testing.assert_close(mapped, exact)
     traced = torch.jit.trace(linear, (x, weight, bias), check_trace=False)
     torch.testing.assert_close(traced(2 * x, weight, bias), expected(2 * x, weight, bias))
+    graph = make_fx(linear)(x, weight, bias)
+    torch.testing.assert_close(graph(2 * x, weight, bias), expected(2 * x, weight, bias))
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight, bias).dtype == torch.bfloat16
     assert linear(*(t.to("meta") for t in (x, weight, bias))).shape == exact.shape

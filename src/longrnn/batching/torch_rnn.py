@@ -52,8 +52,11 @@ def run_padded(rnn: nn.RNNBase, input: Tensor, state: Any, lengths: Tensor) -> t
         The output, zero past each sequence's end, and the state after its last step.
 
     Raises:
-        ValueError: If `lengths` is not so many integers, or one is longer than the input.
+        ValueError: If an argument has another shape, dtype or device, or a length is longer than
+            the input.
     """
+    layout = "B T m" if rnn.batch_first else "T B m"
+    _checks.check_shape("input", input, layout, (None, None, rnn.input_size))
     x = input.transpose(0, 1) if rnn.batch_first else input
     T = len(x)
     _checks.check_lengths("lengths", lengths, x.shape[1], T)
@@ -129,13 +132,19 @@ def _run_one(
 
 
 def _initial_states(rnn: nn.RNNBase, x: Tensor, state: Any) -> list[Tensor]:
-    if state is not None:
-        return list(state) if rnn.mode == "LSTM" else [state]
     rows = rnn.num_layers * (2 if rnn.bidirectional else 1)
-    hidden = x.new_zeros(rows, x.shape[1], rnn.proj_size or rnn.hidden_size)
-    if rnn.mode != "LSTM":
-        return [hidden]
-    return [hidden, x.new_zeros(rows, x.shape[1], rnn.hidden_size)]
+    widths = [rnn.proj_size or rnn.hidden_size, rnn.hidden_size][: 2 if rnn.mode == "LSTM" else 1]
+    shapes = [(rows, x.shape[1], n) for n in widths]
+    if state is None:
+        return [x.new_zeros(shape) for shape in shapes]
+    names = ["state"]
+    if rnn.mode == "LSTM":
+        _checks.check_members("state", state, 2)
+        names = ["state[0]", "state[1]"]
+    states = list(state) if rnn.mode == "LSTM" else [state]
+    for name, member, shape in zip(names, states, shapes, strict=True):
+        _checks.check_state(name, member, "L*D B n", shape, x)
+    return states
 
 
 def _zero_past(x: Tensor, ends: _Ends) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from longrnn import _native
-from longrnn.ops.linear_recurrence.transforms import transforms_active
+from longrnn.ops.linear_recurrence.transforms import is_followed
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Tensor) -> Tensor:
@@ -45,19 +45,6 @@ def side_by_side(x: Tensor, weight: Tensor, *more: Tensor) -> tuple[Tensor, Tens
     return (torch.cat([x, more[0]], -1), torch.cat([weight, more[1]], 1)) if more else (x, weight)
 
 
-def is_followed(x: Tensor) -> bool:
-    """Whether a compiler, a tracer, a transform or a tensor subclass follows what is done to x."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or type(x) not in _PLAIN
-        or transforms_active()
-    )
-
-
-_PLAIN = (Tensor, nn.Parameter)
-
-
 def _is_large(x: Tensor, weight: Tensor, *others: Tensor | None) -> bool:
     """Whether the result is worth memory of our own."""
     if not x.is_cpu or is_followed(x):
@@ -65,7 +52,12 @@ def _is_large(x: Tensor, weight: Tensor, *others: Tensor | None) -> bool:
     if x.numel() * weight.shape[0] * x.itemsize < _native.LARGE * x.shape[-1]:
         return False
     return (
-        all(t.dtype == x.dtype and type(t) in _PLAIN for t in (weight, *others) if t is not None)
+        x.is_floating_point()
+        and all(
+            t.dtype == x.dtype and type(t) in (Tensor, nn.Parameter)
+            for t in (weight, *others)
+            if t is not None
+        )
         and not torch.is_autocast_enabled("cpu")
         and _native.available()
     )
@@ -80,31 +72,31 @@ class _Linear(torch.autograd.Function):
         x, weight, *more = pairs
         out = _empty(x, weight.shape[0])
         if bias is None:
-            torch.mm(_rows(x), weight.t(), out=_rows(out))
+            torch.mm(rows_of(x), weight.t(), out=rows_of(out))
         else:
-            torch.addmm(bias, _rows(x), weight.t(), out=_rows(out))
+            torch.addmm(bias, rows_of(x), weight.t(), out=rows_of(out))
         if more:
-            _rows(out).addmm_(_rows(more[0]), more[1].t())
+            rows_of(out).addmm_(rows_of(more[0]), more[1].t())
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wanted, *wanted_of_pairs = ctx.needs_input_grad
-        grads: list[Tensor | None] = [_rows(grad).sum(0) if wanted else None]
+        grads: list[Tensor | None] = [rows_of(grad).sum(0) if wanted else None]
         pairs = ctx.saved_tensors
         for k in range(0, len(pairs), 2):
             x, weight = pairs[k : k + 2]
             grads.append(_product(grad, weight) if wanted_of_pairs[k] else None)
-            grads.append(_rows(grad).t() @ _rows(x) if wanted_of_pairs[k + 1] else None)
+            grads.append(rows_of(grad).t() @ rows_of(x) if wanted_of_pairs[k + 1] else None)
         return tuple(grads)
 
 
 def _product(grad: Tensor, weight: Tensor) -> Tensor:
     """Gradient of an input."""
-    if torch.is_grad_enabled():  # it is to be differentiated
+    if torch.is_grad_enabled() or is_batched(grad):
         return grad @ weight
     out = _empty(grad, weight.shape[1])
-    torch.mm(_rows(grad), weight, out=_rows(out))
+    torch.mm(rows_of(grad), weight, out=rows_of(out))
     return out
 
 
@@ -112,5 +104,11 @@ def _empty(x: Tensor, width: int) -> Tensor:
     return _native.empty((*x.shape[:-1], width), x)
 
 
-def _rows(x: Tensor) -> Tensor:
+def is_batched(grad: Tensor) -> bool:
+    """Whether a gradient is many at once (`is_grads_batched`), which no kernel can look into."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """All leading dimensions as one."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

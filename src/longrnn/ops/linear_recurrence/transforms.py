@@ -20,6 +20,17 @@ def transforms_active() -> bool:
     )
 
 
+def is_followed(x: Tensor) -> bool:
+    """Whether a compiler, a tracer, a transform or a tensor subclass follows what is done to x."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
 class LinearRecurrence(torch.autograd.Function):
     """The dispatcher op's arguments, and its output."""
 

@@ -1,13 +1,13 @@
 """Products of every step whose way back leaves out the steps that send no gradient."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from longrnn import _native
-from longrnn.ops.linear import is_followed, linear
+from longrnn.ops.linear import is_batched, linear, rows_of
+from longrnn.ops.linear_recurrence.transforms import is_followed
 
 # Share of rows with a gradient from which the way back is as fast with every row. Measured with
 # one thread, 64 and 256 units.
@@ -20,7 +20,8 @@ def linear_with_shut_rows(x: Tensor, weight: Tensor, bias: Tensor | None, *more:
     They are found by looking: on the second way back the same rows do get gradients.
     """
     # A GPU would have to wait for their number.
-    if x.device.type == "cpu" and not is_followed(x) and _native.available():
+    plain = x.is_cpu and not torch.is_autocast_enabled("cpu") and not is_followed(x)
+    if plain and _native.available():
         result: Tensor = _LinearWithShutRows.apply(bias, x, weight, *more)
         return result
     return linear(x, weight, bias, *more)
@@ -51,15 +52,16 @@ class _LinearWithShutRows(torch.autograd.Function):
 
 def _find_rows(grad: Tensor) -> Tensor | None:
     """Rows that are not zero; None where every row is to be taken."""
-    if torch.is_grad_enabled() or not grad.numel():  # zeros are to be differentiated too
+    # Zeros are to be differentiated too.
+    if torch.is_grad_enabled() or is_batched(grad) or not grad.numel():
         return None
-    flat = grad.flatten(0, -2)
+    flat = rows_of(grad)
     rows = ((flat.amax(-1) != 0) | (flat.amin(-1) != 0)).nonzero().squeeze(1)
     return rows if rows.numel() < DENSE_FROM * flat.shape[0] else None
 
 
 def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
-    x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    x = rows_of(x)
     if rows is None:
         return x
     return torch.index_select(x, 0, rows, out=_native.empty((rows.numel(), x.shape[-1]), x))
