@@ -13,7 +13,6 @@ output is made of $c_t$, or by the cells "*-candidate" of $a_t c_{t-1} + b_t$, w
 shut has too.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from longrnn import _checks, _native
 from longrnn.ops._kernels import fill, register_gpu
+from longrnn.ops._second_order import differentiate_plain
 from longrnn.ops.gated_recurrence import cpu
 from longrnn.ops.gated_recurrence.cells import CELLS, allocate
 from longrnn.ops.gated_recurrence.plain import gated_recurrence_plain
@@ -169,35 +169,6 @@ def _backward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 register_gpu("gated_recurrence")
 
 
-def _differentiate_plain(
-    inputs: Sequence[Any],
-    grads: Sequence[Tensor | None],
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
-    options: tuple[Any, ...],
-    *,
-    create_graph: bool,
-) -> list[Tensor | None]:
-    """Gradients of the plain form by `inputs`: gates, highway, openness, initial state."""
-    with torch.enable_grad():
-        gates, highway, openness, state = inputs
-        output, _, last = gated_recurrence_plain(
-            gates, highway, openness, state, lengths, cu_seqlens, *options
-        )
-        pairs = [(y, g) for y, g in zip((output, last), grads, strict=True) if g is not None]
-        found = iter(
-            torch.autograd.grad(
-                [y for y, _ in pairs],
-                [x for x in inputs if x is not None],
-                [g for _, g in pairs],
-                create_graph=create_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        )
-    return [None if x is None else next(found) for x in inputs]
-
-
 @torch.library.register_fake("longrnn::gated_recurrence")
 def _forward_fake(
     gates: Tensor,
@@ -223,74 +194,33 @@ def _backward_fake(
     return tuple(tensors[0].new_empty(0 if x is None else x.shape) for x in tensors[:4])
 
 
-def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.cell, ctx.dim, ctx.reverse, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, *output[:2])
 
 
-def _differentiate_forward(
+def _differentiate(
     ctx: Any, grad_output: Tensor | None, _: Tensor | None, grad_final: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    options = (ctx.cell, ctx.dim, ctx.reverse)
-    if saved[0].device.type == "cpu" and not _native.available():  # compiled, without a kernel
-        inputs = [None if x is None else x.detach().requires_grad_() for x in saved[:4]]
-        firsts = _differentiate_plain(
-            inputs, (grad_output, grad_final), saved[4], saved[5], options, create_graph=False
-        )
-        return *firsts, *(None,) * 6
-    if CELLS[ctx.cell].output is not None and not saved[-1].numel() and saved[-2].numel():
+    *inputs, lengths, cu_seqlens, states, kept = ctx.saved_tensors
+    options: tuple[Any, ...] = (ctx.cell, ctx.dim, ctx.reverse)
+    if torch.is_grad_enabled() or (inputs[0].is_cpu and not _native.available()):
+
+        def plain(*given: Any) -> tuple[Tensor, Tensor]:
+            arguments: tuple[Any, ...] = (*given, lengths, cu_seqlens, *options)
+            output, _, final = gated_recurrence_plain(*arguments)
+            return output, final
+
+        return *differentiate_plain(plain, inputs, (grad_output, grad_final)), *(None,) * 6
+    if CELLS[ctx.cell].output is not None and not kept.numel() and states.numel():
         raise RuntimeError("keep_states must be True where a gradient is asked for")
-    grads = torch.ops.longrnn.gated_recurrence_backward(grad_output, grad_final, *saved, *options)
-    found = (None if x is None else g for x, g in zip(saved[:4], grads, strict=True))
+    grads = torch.ops.longrnn.gated_recurrence_backward(
+        grad_output, grad_final, *ctx.saved_tensors, *options
+    )
+    found = (None if x is None else g for x, g in zip(inputs, grads, strict=True))
     return *found, *(None,) * 6
 
 
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, _, _, cell, dim, reverse = inputs
-    ctx.options = (cell, dim, reverse)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
-
-
-def _differentiate_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The second derivative, taken through the plain form."""
-    grad_output, grad_final, *given, lengths, cu_seqlens = ctx.saved_tensors
-    with torch.enable_grad():
-        # Fresh aliases, so that a gradient can be asked for each of them whatever their history.
-        inputs = [
-            x if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-            for x in given
-        ]
-        incoming = [
-            g if g is None or g.requires_grad else g.detach().requires_grad_()
-            for g in (grad_output, grad_final)
-        ]
-        firsts = _differentiate_plain(
-            inputs, incoming, lengths, cu_seqlens, ctx.options, create_graph=True
-        )
-    pairs = [
-        (y, g) for y, g in zip(firsts, cotangents, strict=True) if y is not None and g is not None
-    ]
-    targets = [x for x in (*incoming, *inputs) if x is not None]
-    seconds = iter(
-        torch.autograd.grad(
-            [y for y, _ in pairs],
-            targets,
-            [g for _, g in pairs],
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-        )
-    )
-    given = [grad_output, grad_final, *given]
-    return *(None if x is None else next(seconds) for x in given), *(None,) * 7
-
-
-torch.library.register_autograd(
-    "longrnn::gated_recurrence", _differentiate_forward, setup_context=_save_forward
-)
-torch.library.register_autograd(
-    "longrnn::gated_recurrence_backward", _differentiate_backward, setup_context=_save_backward
-)
+torch.library.register_autograd("longrnn::gated_recurrence", _differentiate, setup_context=_save)
