@@ -318,7 +318,7 @@ void with_cell(int cell, bool opened, const Call& call) {
 constexpr Grain kGatedGrain{1 << 10, 2 << 10, 16 << 10, 1 << 14};
 // Threads share the units of a row and never time, whose seams a kept state would not cross as
 // it is; so pieces of a row are narrower.
-constexpr Grain kOpenedGrain{1 << 8, 2 << 10, 16 << 10, 1 << 14};
+constexpr Grain kOpenedGrain{1 << 9, 2 << 10, 16 << 10, 1 << 14};
 
 template <class T>
 Plan make_gated_plan(const Shape& shape, bool opened, int threads) {
