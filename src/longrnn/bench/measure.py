@@ -15,7 +15,7 @@ _REST = 0.004  # seconds after which the spinning threads of the contender befor
 _SAMPLE = 0.002  # seconds that a sample lasts at least: short calls are timed by the dozen
 # Up to so many seconds a call is made once before it is timed. Without, what is timed is whether
 # the pages that it frees and takes again have gone to another contender, or out of the machine.
-_LONG = 1.0
+_LONG = 4.0
 _REPEATS = 50
 _ROUNDS = 3  # every contender within the cap is timed at least so often
 
