@@ -68,7 +68,7 @@ inline void zip(Vector<T> even, Vector<T> odd, Vector<T>& a, Vector<T>& b,
 }
 
 template <class T, int kCount, bool kUnzip, int kStage = 1>
-inline void together_to_numbers(Vector<T>* rows) {
+inline void exchange(Vector<T>* rows) {
   if constexpr (kStage < kCount) {
     constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>();
     constexpr int kHalf = kCount / 2;
@@ -82,7 +82,7 @@ inline void together_to_numbers(Vector<T>* rows) {
       else
         zip<T>(from[i], from[i + kHalf], rows[2 * i], rows[2 * i + 1], lanes);
     }
-    together_to_numbers<T, kCount, kUnzip, 2 * kStage>(rows);
+    exchange<T, kCount, kUnzip, 2 * kStage>(rows);
   }
 }
 
@@ -103,7 +103,7 @@ bool gather_together(const Stored* from, int64_t stride, int64_t steps, int64_t 
         rows[k] = load_as<T>(from + k * kLanes<T>);
         __builtin_prefetch(from + k * kLanes<T> + ahead);
       }
-      together_to_numbers<T, kCount, true>(rows);
+      exchange<T, kCount, true>(rows);
 #pragma GCC unroll 16
       for (int k = 0; k < kCount; k++, to += kLanes<T>) store(to, rows[k]);
     }
@@ -124,7 +124,7 @@ bool scatter_together(Stored* to, int64_t stride, int64_t steps, int64_t count, 
       Vector<T> rows[kCount];
 #pragma GCC unroll 16
       for (int k = 0; k < kCount; k++, from += kLanes<T>) rows[k] = load(from);
-      together_to_numbers<T, kCount, false>(rows);
+      exchange<T, kCount, false>(rows);
       if constexpr (std::is_same_v<Stored, T>)
         if (streamed && uintptr_t(to) % kVectorBytes == 0) {
 #pragma GCC unroll 16

@@ -9,12 +9,19 @@ import torch
 from longrnn import bench
 from longrnn.bench import machine, measure, newton, newton_contenders, plot, results
 from longrnn.bench.markdown import markdown
-from longrnn.bench.newton_contenders import NewtonCase
+from longrnn.bench.newton_contenders import Group, NewtonCase
 
 RUN = {
     "gru": ["parallel-gru, serial", "parallel-gru, Newton", "nn.GRU"],
+    "gru-16-features": ["parallel-gru, serial", "parallel-gru, Newton", "nn.GRU"],
     "lstm": ["parallel-lstm, serial", "parallel-lstm, Newton", "nn.LSTM"],
     "solve": ["solve_recurrence, diagonal", "solve_recurrence, dense", "loop over nn.GRUCell"],
+}
+SMALL = {
+    "gru": Group("gru", 5, 5),
+    "gru-16-features": Group("gru", 3, 5),
+    "lstm": Group("lstm", 5, 5),
+    "solve": Group("solve", 5, 5),
 }
 
 
@@ -24,8 +31,8 @@ def small(monkeypatch):
     monkeypatch.setattr(machine, "_SIDE", 16)
     monkeypatch.setattr(measure, "_REPEATS", 3)
     monkeypatch.setattr(newton, "_LENGTHS", (40, 70))
-    for group in RUN:
-        monkeypatch.setitem(newton_contenders.SIZES, group, 5)
+    for name, group in SMALL.items():
+        monkeypatch.setitem(newton_contenders.GROUPS, name, group)
 
 
 def test_lines_tell_step_times_errors_and_iterations(tmp_path):
@@ -48,14 +55,14 @@ def test_lines_tell_step_times_errors_and_iterations(tmp_path):
     assert "| solve_recurrence, dense, forward | 70 |" in text
 
 
-@pytest.mark.parametrize("group", ["gru", "lstm"])
+@pytest.mark.parametrize("group", list(SMALL.values())[:3], ids=lambda g: f"{g.cell}-{g.m}")
 @pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
 def test_the_judge_is_the_layer_in_float64(group, training):
     case = NewtonCase.draw(group, 30, training, "cpu")
     ours = newton_contenders._Parallel(group).double()
     found = newton_contenders._step(ours, case, torch.float64)
     assert found.keys() == case.exact.keys()
-    assert len(found) == (1 if not training else 5 if group == "gru" else 6)
+    assert len(found) == (1 if not training else 5 if group.cell == "gru" else 6)
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, case.exact[name])
 
@@ -100,7 +107,7 @@ def test_the_peer_holds_our_weights_and_all_its_gradients_are_judged(monkeypatch
         ParaGRU=FakeGRU, ParaRNN=FakeStack, NewtonConfig=lambda chunk_len: chunk_len
     )
     monkeypatch.setitem(sys.modules, "pararnn", fake)
-    case = NewtonCase.draw("gru", 30, True, "cpu")
+    case = NewtonCase.draw(Group("gru", 3, 5), 30, True, "cpu")
     peers = [c for c in newton_contenders.contenders("gru") if c.module == "pararnn"]
     assert [c.name for c in peers] == [
         "pararnn ParaGRU, Newton",

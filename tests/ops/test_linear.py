@@ -17,8 +17,10 @@ def all_large(monkeypatch):
         pytest.skip("the compiled library was not built")
     monkeypatch.setattr(_native, "LARGE", 0)
     calls = []
-    run = module._Linear.forward
-    monkeypatch.setattr(module._Linear, "forward", lambda *a: (calls.append(len(a)), run(*a))[1])
+    run = module.SumOfProducts.forward
+    monkeypatch.setattr(
+        module.SumOfProducts, "forward", lambda *a: (calls.append(len(a)), run(*a))[1]
+    )
     return calls
 
 

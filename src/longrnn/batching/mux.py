@@ -75,7 +75,7 @@ class MuxUnroll(nn.Module):
         _checks.check_positive(max_graphs=self.max_graphs)
         self.overflow, self._compile = overflow, compile
         self._hits = collections.Counter[int]()
-        self._steps = collections.Counter[str]()  # that were run, and those of them that are valid
+        self._run_steps = self._valid_steps = 0
         self._engines: dict[str, RecordedCalls | CompiledCalls] = {}
 
     @property
@@ -126,8 +126,8 @@ class MuxUnroll(nn.Module):
         else:
             output, last, *more = call_module(self.module, *cut())
         self._hits[bucket] += 1
-        self._steps["run"] += B * steps
-        self._steps["valid"] += sum(known)
+        self._run_steps += B * steps
+        self._valid_steps += sum(known)
         return _fit(output, T, time), last, *(_fit(y, T, time) for y in more)
 
     def stats(self) -> dict[str, Any]:
@@ -144,8 +144,8 @@ class MuxUnroll(nn.Module):
         report = reports[-1] if reports else {"way": "not yet run", "graphs": 0, "memory_bytes": 0}
         return {
             "hits": {bucket: self._hits[bucket] for bucket in self.buckets},
-            "valid_steps": self._steps["valid"],
-            "padded_steps": self._steps["run"] - self._steps["valid"],
+            "valid_steps": self._valid_steps,
+            "padded_steps": self._run_steps - self._valid_steps,
             **report,
         }
 

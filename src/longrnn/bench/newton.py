@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from longrnn.bench import newton_contenders
 from longrnn.bench.contender import Contender
 from longrnn.bench.measure import Budget, compare
-from longrnn.bench.newton_contenders import BASELINES, SIZES, NewtonCase
+from longrnn.bench.newton_contenders import BASELINES, GROUPS, NewtonCase
 from longrnn.bench.results import Row, rows
 
 _LENGTHS = (1 << 10, 1 << 12, 1 << 14, 1 << 16)
@@ -25,14 +25,14 @@ class Line:
     training: bool
 
     def __str__(self) -> str:
-        return f"{self.group}, B 1, T {self.T}, {SIZES[self.group]} units"
+        return f"{self.group}, B 1, T {self.T}, {GROUPS[self.group].n} units"
 
 
 def cases(device: str) -> list[Line]:
     """What the suite measures on a device."""
     return [
         Line(group, T, training)
-        for group in SIZES
+        for group in GROUPS
         for T in (_LENGTHS if device == "cpu" or group == "solve" else (*_LENGTHS, _LONGEST))
         for training in (True, False)
     ]
@@ -40,7 +40,7 @@ def cases(device: str) -> list[Line]:
 
 def contenders(device: str) -> list[Contender]:
     """Who runs in the suite: our layers and solver, PyTorch's, and pararnn-torch in its modes."""
-    return [contender for group in SIZES for contender in newton_contenders.contenders(group)]
+    return [runner for cell in BASELINES for runner in newton_contenders.contenders(cell)]
 
 
 def measure(
@@ -59,9 +59,10 @@ def measure(
         The rows. `us_per_step` is the time of one step, `iterations` how many linear recurrences
         a solver took.
     """
-    case = NewtonCase.draw(line.group, line.T, line.training, device)
+    group = GROUPS[line.group]
+    case = NewtonCase.draw(group, line.T, line.training, device)
     steps = min(line.T, max(_LEAST, line.T // _PIECES))
-    chosen = {contender.name for contender in newton_contenders.contenders(line.group)}
+    chosen = {contender.name for contender in newton_contenders.contenders(group.cell)}
     outcomes = compare(
         [runner for runner in runners if runner.name in chosen],
         case,
@@ -77,13 +78,13 @@ def measure(
             "case": str(line),
             "B": 1,
             "T": line.T,
-            "m": SIZES[line.group],
-            "D": SIZES[line.group],
+            "m": group.m,
+            "D": group.n,
             "dtype": "float32",
             "pass": "training" if line.training else "forward",
         },
         outcomes,
-        baseline=BASELINES[line.group],
+        baseline=BASELINES[group.cell],
         per_call={"steps_per_s": line.T},
     )
     for row in made:

@@ -20,7 +20,6 @@ from longrnn.nn.parallel_stack import ParallelStack
 from longrnn.ops import solve_recurrence
 from longrnn.ops.diagonal_recurrence.cells import CELLS, GATES
 
-SIZES = {"gru": 256, "lstm": 256, "solve": 32}  # units, and features of the input, by group
 BASELINES = {"gru": "nn.GRU", "lstm": "nn.LSTM", "solve": "loop over nn.GRUCell"}
 _LAYERS: dict[str, type[ParallelStack]] = {"gru": ParallelGRU, "lstm": ParallelLSTM}
 _DIAGONALS = {"gru": ("a_z", "a_r", "a_n"), "lstm": ("a_f", "a_z", "a_o")}  # pararnn's names
@@ -29,29 +28,53 @@ _CHECKED = {False: 1 << 16, True: 256}  # steps at most; with gradients a loop i
 
 
 @dataclass(frozen=True)
+class Group:
+    """Cases that differ in their length alone.
+
+    Attributes:
+        cell: "gru" or "lstm", with diagonal recurrence; "solve", `nn.GRUCell` as it is.
+        m: Features of the input.
+        n: Units.
+    """
+
+    cell: str
+    m: int
+    n: int
+
+
+GROUPS = {
+    "gru": Group("gru", 256, 256),
+    "gru-16-features": Group("gru", 16, 256),
+    "lstm": Group("lstm", 256, 256),
+    "solve": Group("solve", 32, 32),
+}
+
+
+@dataclass(frozen=True)
 class NewtonCase:
     """One cell over one sequence.
 
     Attributes:
-        group: "gru" or "lstm", with diagonal recurrence; "solve", `nn.GRUCell` as it is.
-        x: Input, (T, 1, n).
+        group: Which cell, and its sizes.
+        x: Input, (T, 1, m).
         y: Gradient of the output, (T, 1, n).
         training: Whether gradients are asked for: of the input and of every parameter.
         iterations: Linear recurrences that each solver took, by contender, once it has run.
     """
 
-    group: str
+    group: Group
     x: Tensor
     y: Tensor
     training: bool
     iterations: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def draw(cls, group: str, T: int, training: bool, device: str) -> "NewtonCase":
+    def draw(cls, group: Group, T: int, training: bool, device: str) -> "NewtonCase":
         """Draw a case."""
         generator = torch.Generator().manual_seed(0)
-        shape = (T, 1, SIZES[group])
-        x, y = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        x, y = (
+            torch.randn(T, 1, width, generator=generator).to(device) for width in (group.m, group.n)
+        )
         return cls(group, x, y, training)
 
     def beginning(self, steps: int) -> "NewtonCase":
@@ -66,12 +89,12 @@ class NewtonCase:
     @functools.cached_property
     def exact(self) -> dict[str, Tensor]:
         """What is right there."""
-        loop = _CellLoop() if self.group == "solve" else _Loop(self.group)
+        loop = _CellLoop(self.group) if self.group.cell == "solve" else _Loop(self.group)
         return _step(loop.to(self.x.device).double(), self.checked, torch.float64)
 
 
 class _Cell(nn.Module):
-    """A module (T, 1, n) -> (T, 1, n) that tells its parameters by the names that all share."""
+    """A module (T, 1, m) -> (T, 1, n) that tells its parameters by the names that all share."""
 
     def shared(self) -> dict[str, list[Any]]:
         """By name: the parameter, or the rows of which it consists."""
@@ -81,10 +104,10 @@ class _Cell(nn.Module):
 class _Parallel(_Cell):
     """Ours, by an algorithm of its choice."""
 
-    def __init__(self, group: str, algorithm: str = "auto"):
+    def __init__(self, group: Group, algorithm: str = "auto"):
         super().__init__()
         torch.manual_seed(0)
-        self.layer = _LAYERS[group](SIZES[group], SIZES[group], algorithm=algorithm)
+        self.layer = _LAYERS[group.cell](group.m, group.n, algorithm=algorithm)
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.layer(x)[0]
@@ -110,11 +133,11 @@ class _Loop(_Parallel):
 class _ParaRNN(_Cell):
     """pararnn-torch's, with the weights of ours."""
 
-    def __init__(self, group: str, solver: str, chunk: int | None):
+    def __init__(self, group: Group, solver: str, chunk: int | None):
         super().__init__()
         pararnn = importlib.import_module("pararnn")
         self.group = group
-        cell = getattr(pararnn, f"Para{group.upper()}")(SIZES[group], SIZES[group])
+        cell = getattr(pararnn, f"Para{group.cell.upper()}")(group.m, group.n)
         config = pararnn.NewtonConfig(chunk_len=chunk)
         self.stack = pararnn.ParaRNN(cell, solver=solver, config=config, batch_first=True)
         ours = _Parallel(group).shared()
@@ -129,9 +152,9 @@ class _ParaRNN(_Cell):
         named = {
             "layer.weight_ih_l0": [cell.W_x.weight],
             "layer.bias_ih_l0": [cell.W_x.bias],
-            "layer.weight_hh_l0": [getattr(cell, name) for name in _DIAGONALS[self.group]],
+            "layer.weight_hh_l0": [getattr(cell, name) for name in _DIAGONALS[self.group.cell]],
         }
-        if self.group == "lstm":
+        if self.group.cell == "lstm":
             named["layer.weight_peephole_l0"] = [cell.c_f, cell.c_o]
         return named
 
@@ -143,10 +166,10 @@ class _ParaRNN(_Cell):
 class _Torch(_Cell):
     """PyTorch's layer of the same size, with whole matrices on the state."""
 
-    def __init__(self, group: str):
+    def __init__(self, group: Group):
         super().__init__()
         torch.manual_seed(0)
-        self.layer: nn.Module = {"gru": nn.GRU, "lstm": nn.LSTM}[group](SIZES[group], SIZES[group])
+        self.layer: nn.Module = {"gru": nn.GRU, "lstm": nn.LSTM}[group.cell](group.m, group.n)
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.layer(x)[0]
@@ -156,13 +179,13 @@ class _Torch(_Cell):
 class _CellLoop(_Cell):
     """`nn.GRUCell`, step by step."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: Group):
         super().__init__()
         torch.manual_seed(0)
-        self.cell = nn.GRUCell(SIZES["solve"], SIZES["solve"])
+        self.cell = nn.GRUCell(group.m, group.n)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(x.shape[1:])
+        h = x.new_zeros(1, self.cell.hidden_size)
         states = []
         for x_t in x.unbind():
             h = self.cell(x_t, h)
@@ -173,26 +196,26 @@ class _CellLoop(_Cell):
 class _Solved(_CellLoop):
     """`nn.GRUCell`, by Newton's method."""
 
-    def __init__(self, jacobian: str):
-        super().__init__()
+    def __init__(self, group: Group, jacobian: str):
+        super().__init__(group)
         self.jacobian = jacobian
         self.iterations: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        start = x.new_zeros(x.shape[1:])
+        start = x.new_zeros(1, self.cell.hidden_size)
         states, report = solve_recurrence(self.cell, x, start, jacobian=self.jacobian)
         self.iterations = report.iterations
         output: Tensor = states
         return output
 
 
-def contenders(group: str) -> list[Contender]:
-    """Who runs in one group of cases."""
-    if group == "solve":
+def contenders(cell: str) -> list[Contender]:
+    """Who runs one cell."""
+    if cell == "solve":
         return [
-            _contender("solve_recurrence, diagonal", lambda: _Solved("diagonal")),
-            _contender("solve_recurrence, dense", lambda: _Solved("dense")),
-            _contender(BASELINES[group], _CellLoop, kind="peer"),
+            _contender("solve_recurrence, diagonal", lambda group: _Solved(group, "diagonal")),
+            _contender("solve_recurrence, dense", lambda group: _Solved(group, "dense")),
+            _contender(BASELINES[cell], _CellLoop, kind="peer"),
         ]
     modes = {
         "Newton": ("newton", None),
@@ -200,29 +223,29 @@ def contenders(group: str) -> list[Contender]:
         "serial": ("sequential", None),
     }
     return [
-        _contender(f"parallel-{group}, serial", lambda: _Parallel(group, "serial")),
-        _contender(f"parallel-{group}, Newton", lambda: _Parallel(group, "parallel")),
+        _contender(f"parallel-{cell}, serial", lambda group: _Parallel(group, "serial")),
+        _contender(f"parallel-{cell}, Newton", lambda group: _Parallel(group, "parallel")),
         *(
             replace(
                 _contender(
-                    f"pararnn Para{group.upper()}, {name}",
-                    functools.partial(_ParaRNN, group, *mode),
+                    f"pararnn Para{cell.upper()}, {name}",
+                    functools.partial(_ParaRNN, solver=solver, chunk=chunk),
                     kind="peer",
                 ),
                 module="pararnn",
                 package="pararnn-torch",
             )
-            for name, mode in modes.items()
+            for name, (solver, chunk) in modes.items()
         ),
-        _contender(BASELINES[group], lambda: _Torch(group), kind="peer", judged=False),
+        _contender(BASELINES[cell], _Torch, kind="peer", judged=False),
     ]
 
 
 def _contender(
-    name: str, build: Callable[[], _Cell], *, kind: str = "ours", judged: bool = True
+    name: str, build: Callable[[Group], _Cell], *, kind: str = "ours", judged: bool = True
 ) -> Contender:
     def prepare(case: NewtonCase) -> Run:
-        module = build().to(case.x.device)
+        module = build(case.group).to(case.x.device)
 
         def call() -> None:
             _step(module, case, torch.float32)

@@ -12,7 +12,7 @@ _GROUPS = {  # of cases, a picture each
     "layers": ("sweep",),
     "streaming": ("streaming",),
     "compose": ("sweep",),
-    "newton": ("gru", "lstm", "solve"),
+    "newton": ("gru", "gru-16-features", "lstm", "solve"),
 }
 SHARES = {"skip": "share of steps that update", "phased": "share of units that are open"}
 _TIMES = {

@@ -1,6 +1,7 @@
 """The products with what goes into a layer: of long sequences the largest tensors that it makes."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,8 +30,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Tensor)
         - more: (..., n) and (k, n)
         - returns: (..., k)
     """
-    if _is_large(x, weight, bias, *more):
-        result: Tensor = _Linear.apply(bias, x, weight, *more)
+    if not is_followed(x) and _is_large(x, weight) and is_plain(x, weight, bias, *more):
+        result: Tensor = SumOfProducts.apply(None, bias, x, weight, *more)
         return result
     if not more:
         return functional.linear(x, weight, bias)
@@ -45,17 +46,19 @@ def side_by_side(x: Tensor, weight: Tensor, *more: Tensor) -> tuple[Tensor, Tens
     return (torch.cat([x, more[0]], -1), torch.cat([weight, more[1]], 1)) if more else (x, weight)
 
 
-def _is_large(x: Tensor, weight: Tensor, *others: Tensor | None) -> bool:
+def _is_large(x: Tensor, weight: Tensor) -> bool:
     """Whether the result is worth memory of our own."""
-    if not x.is_cpu or is_followed(x):
-        return False
-    if x.numel() * weight.shape[0] * x.itemsize < _native.LARGE * x.shape[-1]:
-        return False
+    return x.numel() * weight.shape[0] * x.itemsize >= _native.LARGE * x.shape[-1]
+
+
+def is_plain(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether these are CPU tensors of one dtype that a kernel may read."""
     return (
-        x.is_floating_point()
+        x.is_cpu
+        and x.is_floating_point()
         and all(
             t.dtype == x.dtype and type(t) in (Tensor, nn.Parameter)
-            for t in (weight, *others)
+            for t in others
             if t is not None
         )
         and not torch.is_autocast_enabled("cpu")
@@ -63,14 +66,25 @@ def _is_large(x: Tensor, weight: Tensor, *others: Tensor | None) -> bool:
     )
 
 
-class _Linear(torch.autograd.Function):
-    """A bias, and pairs of an input and a weight."""
+class SumOfProducts(torch.autograd.Function):
+    """A bias, and the products of pairs of an input and a weight.
+
+    `choose` is given the gradient and returns the rows to which the way back may be confined, or
+    None for all of them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, bias: Tensor | None, *pairs: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        choose: Callable[[Tensor], Tensor | None] | None,
+        bias: Tensor | None,
+        *pairs: Tensor,
+    ) -> Tensor:
+        """The bias and every pair's product, added."""
+        ctx.choose = choose
         ctx.save_for_backward(*pairs)
         x, weight, *more = pairs
-        out = _empty(x, weight.shape[0])
+        out = _native.empty((*x.shape[:-1], weight.shape[0]), x)
         if bias is None:
             torch.mm(rows_of(x), weight.t(), out=rows_of(out))
         else:
@@ -81,27 +95,40 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        wanted, *wanted_of_pairs = ctx.needs_input_grad
-        grads: list[Tensor | None] = [rows_of(grad).sum(0) if wanted else None]
+        """The gradients that are wanted, of the chosen rows."""
+        _, wanted, *wanted_of_pairs = ctx.needs_input_grad
+        rows = ctx.choose(grad) if ctx.choose else None
+        g = _pick(grad, rows)
+        grads: list[Tensor | None] = [g.sum(0) if wanted else None]
         pairs = ctx.saved_tensors
         for k in range(0, len(pairs), 2):
             x, weight = pairs[k : k + 2]
-            grads.append(_product(grad, weight) if wanted_of_pairs[k] else None)
-            grads.append(rows_of(grad).t() @ rows_of(x) if wanted_of_pairs[k + 1] else None)
-        return tuple(grads)
+            grads.append(_place(_product(g, weight), rows, x) if wanted_of_pairs[k] else None)
+            grads.append(g.t() @ _pick(x, rows) if wanted_of_pairs[k + 1] else None)
+        return None, *grads
 
 
 def _product(grad: Tensor, weight: Tensor) -> Tensor:
     """Gradient of an input."""
     if torch.is_grad_enabled() or is_batched(grad):
         return grad @ weight
-    out = _empty(grad, weight.shape[1])
-    torch.mm(rows_of(grad), weight, out=rows_of(out))
+    return torch.mm(grad, weight, out=_native.empty((grad.shape[0], weight.shape[1]), grad))
+
+
+def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
+    x = rows_of(x)
+    if rows is None:
+        return x
+    return torch.index_select(x, 0, rows, out=_native.empty((rows.numel(), x.shape[-1]), x))
+
+
+def _place(picked: Tensor, rows: Tensor | None, like: Tensor) -> Tensor:
+    """What was picked where it came from, and zeros elsewhere."""
+    if rows is None:
+        return picked.view(like.shape)
+    out = _native.empty(like.shape, like).zero_()
+    rows_of(out).index_copy_(0, rows, picked)
     return out
-
-
-def _empty(x: Tensor, width: int) -> Tensor:
-    return _native.empty((*x.shape[:-1], width), x)
 
 
 def is_batched(grad: Tensor) -> bool:
