@@ -30,6 +30,7 @@ struct GatedForward {
   using V = Vector<T>;
   using Tile = ForwardTile<T>;
   static constexpr int kArrays = 3;  // a, b, c
+  static constexpr bool kSingly = kOpened<Cell>;  // a kept state keeps its bits
   bool down() const { return shape.reverse; }
   static constexpr int G = Cell::kGates;
 
@@ -62,15 +63,18 @@ struct GatedForward {
       }
     }
     return {count, width, scratch, width, scratch + size, width, scratch + 2 * size, width,
-            kOpened<Cell>};
+            kSingly};
   }
 
-  void finish_tile(const Task& task, int64_t begin, ForwardTile<T> tile, T* carry) const {
+  void advance(const Task&, int64_t, ForwardTile<T> tile, T* carry) const {
+    run(tile, shape.reverse, false, carry);
+  }
+
+  void write(const Task& task, int64_t begin, ForwardTile<T> tile, const T* before) const {
     constexpr bool kFromBefore = Cell::kDelayed || kCandidate<Cell>;
     const int64_t n = shape.inner, width = task.width;
     if constexpr (kFromBefore)
-      put_from_before(task, begin + (shape.reverse ? tile.rows - 1 : 0), carry);
-    run(tile, shape.reverse, false, carry);
+      put_from_before(task, begin + (shape.reverse ? tile.rows - 1 : 0), before);
     for (int64_t r = 0; r < tile.rows; r++) {
       const T* c_row = tile.h + r * width;
       if (states) put_row(states, task, begin + r, c_row);
@@ -137,6 +141,7 @@ struct GatedBackward {
   using V = Vector<T>;
   using Tile = AdjointTile<T>;
   static constexpr int kArrays = 3;  // a, gradient of c through the output, s
+  static constexpr bool kSingly = kOpened<Cell>;
   bool down() const { return !shape.reverse; }
   static constexpr int G = Cell::kGates;
 
@@ -222,10 +227,13 @@ struct GatedBackward {
     return states + rows.at(task, step) * shape.inner + task.channel;
   }
 
-  void finish_tile(const Task& task, int64_t begin, AdjointTile<T> tile, T* carry) const {
+  void advance(const Task& task, int64_t begin, AdjointTile<T> tile, T* carry) const {
     run(tile, !shape.reverse, false, carry);
     if constexpr (kCandidate<Cell>)
       add_to_before(task, begin + (shape.reverse ? tile.rows - 1 : 0), carry);
+  }
+
+  void write(const Task& task, int64_t begin, AdjointTile<T> tile, const T*) const {
     const int64_t n = shape.inner, width = task.width;
     for (int64_t r = 0; r < tile.rows; r++) {
       const int64_t at = rows.at(task, begin + r);
@@ -316,15 +324,6 @@ void with_cell(int cell, bool opened, const Call& call) {
 
 // Gates are arithmetic more than memory: smaller tiles than a bare recurrence, and threads sooner.
 constexpr Grain kGatedGrain{1 << 10, 2 << 10, 16 << 10, 1 << 14};
-// Threads share the units of a row and never time, whose seams a kept state would not cross as
-// it is; so pieces of a row are narrower.
-constexpr Grain kOpenedGrain{1 << 9, 2 << 10, 16 << 10, 1 << 14};
-
-template <class T>
-Plan make_gated_plan(const Shape& shape, bool opened, int threads) {
-  return opened ? make_plan<T>(shape, kSerial, threads, kOpenedGrain)
-                : make_plan<T>(shape, kAuto, threads, kGatedGrain);
-}
 
 }  // namespace
 }  // namespace longrnn
@@ -339,7 +338,7 @@ EXPORT void longrnn_gated_recurrence_forward(
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
   with_floating(dtype, [&](auto stored) {
     using Stored = decltype(stored);
-    const Plan plan = make_gated_plan<Compute<Stored>>(shape, openness, threads);
+    const Plan plan = make_plan<Compute<Stored>>(shape, kAuto, threads, kGatedGrain);
     with_cell(cell, openness, [&](auto definition) {
       const GatedForward<decltype(definition), Stored> job{
           shape,
@@ -365,7 +364,7 @@ EXPORT void longrnn_gated_recurrence_backward(
   const Shape shape{batch, T, n, sequences, cu_seqlens, lengths, bool(reverse)};
   with_floating(dtype, [&](auto stored) {
     using Stored = decltype(stored);
-    const Plan plan = make_gated_plan<Compute<Stored>>(shape, openness, threads);
+    const Plan plan = make_plan<Compute<Stored>>(shape, kAuto, threads, kGatedGrain);
     with_cell(cell, openness, [&](auto definition) {
       const GatedBackward<decltype(definition), Stored> job{
           shape,

@@ -57,6 +57,7 @@ struct Forward {
   using T = Compute<Stored>;
   using Tile = ForwardTile<T>;
   static constexpr int kArrays = 3;  // a, x, h
+  static constexpr bool kSingly = false;
   bool down() const { return shape.reverse; }
   const Shape& shape;
   Operand<Stored> a, x;
@@ -86,8 +87,11 @@ struct Forward {
     return tile;
   }
 
-  void finish_tile(const Task& task, int64_t begin, ForwardTile<T> tile, T* carry) const {
+  void advance(const Task&, int64_t, ForwardTile<T> tile, T* carry) const {
     run(tile, shape.reverse, streamed, carry);
+  }
+
+  void write(const Task& task, int64_t begin, ForwardTile<T> tile, const T*) const {
     if constexpr (!std::is_same_v<Stored, T>)
       write_rows(h + (task.outer * shape.T + task.row + begin) * shape.inner + task.channel,
                  shape.inner, tile.h, tile.rows, task.width);
@@ -101,6 +105,7 @@ struct Backward {
   using T = Compute<Stored>;
   using Tile = AdjointTile<T>;
   static constexpr int kArrays = 5;  // a, y, h before, s, grad_a
+  static constexpr bool kSingly = false;
   bool down() const { return !shape.reverse; }
   const Shape& shape;
   Operand<Stored> a, y;
@@ -147,7 +152,7 @@ struct Backward {
     return tile;
   }
 
-  void finish_tile(const Task& task, int64_t begin, AdjointTile<T> tile, T* carry) const {
+  void advance(const Task& task, int64_t begin, AdjointTile<T> tile, T* carry) const {
     const bool down = !shape.reverse;
     // The sequence's first step is the tile's last: what comes before it is the initial state.
     const int64_t edge = shape.reverse ? tile.rows - 1 : 0;
@@ -165,6 +170,9 @@ struct Backward {
       first.before = before_first;
       run(first, down, false, carry);
     }
+  }
+
+  void write(const Task& task, int64_t begin, AdjointTile<T> tile, const T*) const {
     if constexpr (!std::is_same_v<Stored, T>) {
       const int64_t at =
           (task.outer * shape.T + task.row + begin) * shape.inner + task.channel;

@@ -6,8 +6,12 @@
 // hands on the state after it, and only then writes its own states from the cache. So memory is
 // read once, and a tile waits for one small multiply-add of its predecessor. The state handed on
 // never depends on which thread was faster: results are the same bits every time.
+//
+// Where a state that is kept must keep its bits, no steps are composed: a tile hands on its state
+// once it has been run, still in the cache, and its results are written after that.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -136,16 +140,19 @@ T* thread_buffer(int64_t count) {
 template <class Tile>
 struct Work {
   using T = typename Tile::Number;
-  int arrays;  // of a tile's size, that `load` may use as scratch
-  bool down;   // whether time runs down in memory
+  int arrays;   // of a tile's size, that `load` may use as scratch
+  bool down;    // whether time runs down in memory
+  bool singly;  // whether no step may be composed with another
 
-  Work(int arrays, bool down) : arrays(arrays), down(down) {}
+  Work(int arrays, bool down, bool singly) : arrays(arrays), down(down), singly(singly) {}
   // The state before the first tile.
   virtual void start(const Task& task, T* carry) const = 0;
   // The tile of `rows` steps from `begin`, ready for run and reduce of scan.h.
   virtual Tile load(const Task& task, int64_t begin, int64_t rows, T* scratch) const = 0;
-  // Runs the tile and writes its results.
-  virtual void finish_tile(const Task& task, int64_t begin, Tile tile, T* carry) const = 0;
+  // Runs the tile: from the state before it to the state after it.
+  virtual void advance(const Task& task, int64_t begin, Tile tile, T* carry) const = 0;
+  // Writes what is left to write of a tile that was run from the state `before`.
+  virtual void write(const Task& task, int64_t begin, Tile tile, const T* before) const = 0;
   // The state after the last tile.
   virtual void finish(const Task& task, const T* carry) const = 0;
 };
@@ -164,14 +171,17 @@ __attribute__((noinline)) void execute(const Plan& plan, const Shape& shape, con
     // Neighbours in one claim: short sequences cost less than claiming them would.
     const int64_t run = ceil_div(tasks, 16 * plan.threads);
     for_each_claimed(ceil_div(tasks, run > 0 ? run : 1), plan.threads, [&](int64_t claim) {
-      T* scratch = thread_buffer<T, 0>(scratch_size + plan.width);
-      T* carry = scratch + scratch_size;
+      T* scratch = thread_buffer<T, 0>(scratch_size + 2 * plan.width);
+      T *carry = scratch + scratch_size, *before = carry + plan.width;
       for (int64_t i = claim * run; i < tasks && i < (claim + 1) * run; i++) {
         const Task task = plan.task(shape, i);
         job.start(task, carry);
         for (int64_t k = 0; k * plan.tile < task.steps; k++) {
           int64_t rows, begin = tile_begin(task, k, rows);
-          job.finish_tile(task, begin, job.load(task, begin, rows, scratch), carry);
+          const Tile tile = job.load(task, begin, rows, scratch);
+          std::copy_n(carry, task.width, before);
+          job.advance(task, begin, tile, carry);
+          job.write(task, begin, tile, before);
         }
         job.finish(task, carry);
       }
@@ -192,32 +202,33 @@ __attribute__((noinline)) void execute(const Plan& plan, const Shape& shape, con
     const Task task = plan.task(shape, i);
     const int64_t own = ceil_div(task.steps, plan.tile);
     if (k > 0 && k >= own) return;
-    T* scratch = thread_buffer<T, 0>(scratch_size + 3 * plan.width);
-    T *carry = scratch + scratch_size, *partial = carry + plan.width,
-      *product = partial + plan.width;
-    T* after = &handed_on[item * plan.width];
+    T* scratch = thread_buffer<T, 0>(scratch_size + 4 * plan.width);
+    T *carry = scratch + scratch_size, *before = carry + plan.width,
+      *partial = before + plan.width, *product = partial + plan.width;
+    auto hand_on = [&](const auto& state) {
+      T* after = &handed_on[item * plan.width];
+      for (int64_t c = 0; c < task.width; c++) after[c] = state(c);
+      ready[item].store(1, std::memory_order_release);
+    };
     int64_t rows = 0, begin = own > 0 ? tile_begin(task, k, rows) : 0;
-    auto tile = job.load(task, begin, rows, scratch);
+    const Tile tile = job.load(task, begin, rows, scratch);
+    const bool composed = k > 0 && !job.singly;
     if (k == 0) {
-      job.start(task, carry);
+      job.start(task, before);
     } else {
-      if (k + 1 < own) {
-        for (int64_t c = 0; c < task.width; c++) partial[c] = T(0), product[c] = T(1);
-        reduce(tile, job.down, partial, product);
+      if (composed) {
+        std::fill_n(partial, task.width, T(0));
+        std::fill_n(product, task.width, T(1));
+        if (k + 1 < own) reduce(tile, job.down, partial, product);
       }
       spin_until([&] { return ready[item - tasks].load(std::memory_order_acquire) != 0; });
-      const T* before = &handed_on[(item - tasks) * plan.width];
-      for (int64_t c = 0; c < task.width; c++) {
-        carry[c] = before[c];
-        if (k + 1 < own) after[c] = product[c] * before[c] + partial[c];
-      }
-      ready[item].store(1, std::memory_order_release);
+      std::copy_n(&handed_on[(item - tasks) * plan.width], task.width, before);
     }
-    if (rows > 0) job.finish_tile(task, begin, tile, carry);
-    if (k == 0) {
-      for (int64_t c = 0; c < task.width; c++) after[c] = carry[c];
-      ready[item].store(1, std::memory_order_release);
-    }
+    if (composed) hand_on([&](int64_t c) { return product[c] * before[c] + partial[c]; });
+    std::copy_n(before, task.width, carry);
+    if (rows > 0) job.advance(task, begin, tile, carry);
+    if (!composed) hand_on([&](int64_t c) { return carry[c]; });
+    if (rows > 0) job.write(task, begin, tile, before);
     if (k + 1 >= own) job.finish(task, carry);
     stream_fence();
   });
@@ -230,13 +241,16 @@ void execute_job(const Plan& plan, const Shape& shape, const Job& job) {
   using T = typename Tile::Number;
   struct OfJob final : Work<Tile> {
     const Job& job;
-    explicit OfJob(const Job& job) : Work<Tile>{Job::kArrays, job.down()}, job(job) {}
+    explicit OfJob(const Job& job) : Work<Tile>{Job::kArrays, job.down(), Job::kSingly}, job(job) {}
     void start(const Task& task, T* carry) const override { job.start(task, carry); }
     Tile load(const Task& task, int64_t begin, int64_t rows, T* scratch) const override {
       return job.load(task, begin, rows, scratch);
     }
-    void finish_tile(const Task& task, int64_t begin, Tile tile, T* carry) const override {
-      job.finish_tile(task, begin, tile, carry);
+    void advance(const Task& task, int64_t begin, Tile tile, T* carry) const override {
+      job.advance(task, begin, tile, carry);
+    }
+    void write(const Task& task, int64_t begin, Tile tile, const T* before) const override {
+      job.write(task, begin, tile, before);
     }
     void finish(const Task& task, const T* carry) const override { job.finish(task, carry); }
   };
