@@ -154,7 +154,7 @@ def states_of(cell, gates, state, highway, openness):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_shut_steps_keep_the_state_to_the_bit(cell, threads):
     torch.set_num_threads(threads)
-    for T, n in [(2001, 3), (701, 40)]:
+    for T, n in [(40001, 3), (4001, 40)]:  # two threads split them over time
         inputs, _ = arguments(cell, T, 1, n, "time first", torch.float32, opened=True)
         before, after = states_of(cell, *inputs)
         shut = inputs[-1] == 0
