@@ -154,13 +154,14 @@ def states_of(cell, gates, state, highway, openness):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_shut_steps_keep_the_state_to_the_bit(cell, threads):
     torch.set_num_threads(threads)
-    for T, n in [(40001, 3), (4001, 40)]:  # two threads split them over time
+    for T, n, rarely in [(2001, 3, 1), (701, 40, 1), (40001, 3, 1e-4), (4001, 40, 1e-3)]:
         inputs, _ = arguments(cell, T, 1, n, "time first", torch.float32, opened=True)
+        inputs[-1] *= torch.rand(T, 1, n) < rarely  # long enough shut for a state to cross seams
         before, after = states_of(cell, *inputs)
         shut = inputs[-1] == 0
-        assert 0.1 < shut.float().mean() < 0.3
+        assert 0.1 < shut.float().mean() < (0.3 if rarely == 1 else 1)
         assert torch.equal(after[shut], before[shut])
-        assert (after != before)[inputs[-1] == 1].any()
+        assert (after != before)[~shut].any()
 
 
 @pytest.mark.parametrize("cell", [c for c in CELLS if CELLS[c].candidate])
