@@ -13,7 +13,7 @@ from longrnn.bench import (
     report,
     results,
 )
-from longrnn.bench.mux import WAYS, Lengths
+from longrnn.bench.mux import WAYS, Line
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +24,9 @@ def small(monkeypatch):
     monkeypatch.setattr("longrnn.batching.trial.MOST_OPERATIONS", 0)  # compiling takes long
     monkeypatch.setattr(mux.memory, "growth_elsewhere", lambda module, task: 1.0)
     programme = [
-        Lengths("notebook", mux_case.LOOP, 1, 5, (3, 4, 1), planned=False),
-        Lengths("uniform", "sru", 4, 24, (3, 4, 1)),
-        Lengths("uniform", "lstm", 4, 24, (3, 4, 1)),
+        Line("notebook", mux_case.LOOP, 1, 5, (3, 4, 1), planned=False),
+        Line("uniform", "sru", 4, 24, (3, 4, 1)),
+        Line("uniform", "lstm", 4, 24, (3, 4, 1)),
     ]
     monkeypatch.setattr(mux, "cases", lambda device: programme)
 
@@ -75,17 +75,23 @@ def test_a_way_that_loses_a_sequence_is_not_timed(monkeypatch, way, tmp_path):
             if k:
                 yield work
 
-    case = Lengths("uniform", "sru", 4, 24, (3, 4, 1)).draw(True)
+    case = Line("uniform", "sru", 4, 24, (3, 4, 1)).draw(True)
     right = mux_case.ready(case, WAYS[way][0], way == "mux").check()
     wrong = mux_case.ready(case, losing, way == "mux").check()
     assert right < 1e-5 < 1e-2 < wrong
 
 
+@pytest.mark.parametrize("layer", ["skip-lstm", "skip-gilr-lstm", "phased-gru", "parallel-lstm"])
+def test_every_layer_of_ours_takes_sequences_end_to_end(layer):
+    case = Line("uniform", layer, 4, 12, (3, 4, 1)).draw(True)
+    assert mux_case.ready(case, mux_case.packed).check() < 1e-4
+
+
 def test_the_lengths_are_those_of_the_programme():
-    notebook = Lengths("notebook", "lstm", 1, 100, (10, 10, 1), planned=False).draw(False)
+    notebook = Line("notebook", "lstm", 1, 100, (10, 10, 1), planned=False).draw(False)
     assert notebook.buckets == (1, 21, 41, 61, 81, 100)
     assert (notebook.lengths.min() >= 1, notebook.lengths.max()) == (True, 100)
-    long = Lengths("lognormal", "sru", 8, 64, (4, 4, 1)).draw(False)
+    long = Line("lognormal", "sru", 8, 64, (4, 4, 1)).draw(False)
     assert long.lengths.max() == long.buckets[-1] == 5000
     assert 300 < long.lengths.median() < 500
     assert long.shorter(8).lengths.max() == long.shorter(8).buckets[-1] == 625

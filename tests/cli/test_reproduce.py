@@ -45,7 +45,7 @@ def test_what_a_reader_of_scores_must_know_is_printed(longrnn, monkeypatch):
 
 
 def test_a_measurement_is_made_and_printed_above_the_published_one(longrnn, monkeypatch):
-    programme = [mux.Lengths("notebook", "sru", 1, 5, (3, 4, 1), planned=False)]
+    programme = [mux.Line("notebook", "sru", 1, 5, (3, 4, 1), planned=False)]
     monkeypatch.setattr(mux, "cases", lambda device: programme)
     monkeypatch.setattr("longrnn.batching.trial.MOST_OPERATIONS", 0)  # compiling takes long
     monkeypatch.setattr("longrnn.bench.published._QUICK_SECONDS", 0.01)

@@ -32,7 +32,7 @@ _NOTEBOOK = ("lstm", LOOP, "sru")
 
 
 @dataclass(frozen=True)
-class Lengths:
+class Line:
     """One line of the suite's programme.
 
     Attributes:
@@ -76,17 +76,17 @@ class Lengths:
         )
 
 
-def cases(device: str) -> list[Lengths]:
+def cases(device: str) -> list[Line]:
     """What the suite measures on a device."""
     notebook = [
-        Lengths("notebook", layer, 1, 100, (10, 10, 1), planned)
+        Line("notebook", layer, 1, 100, (10, 10, 1), planned)
         for layer in _NOTEBOOK
         for planned in (False, True)
     ]
     return [
         *notebook,
-        *(Lengths("uniform", layer, 32, 512, (128, 128, 1)) for layer in models()),
-        *(Lengths("lognormal", layer, 8, 64, (64, 64, 1)) for layer in models()),
+        *(Line("uniform", layer, 32, 512, (128, 128, 1)) for layer in models()),
+        *(Line("lognormal", layer, 8, 64, (64, 64, 1)) for layer in models()),
     ]
 
 
@@ -109,7 +109,7 @@ def contender(name: str) -> Contender:
 
 
 def measure(
-    lengths: Lengths,
+    line: Line,
     runners: list[Contender],
     budget: Budget,
     device: str,
@@ -118,7 +118,7 @@ def measure(
     """Measure one layer on one distribution of lengths: all sequences, forward and in training.
 
     Args:
-        lengths: The case.
+        line: The case.
         runners: The ways.
         budget: Of each of the two passes.
         device: "cpu" or "cuda".
@@ -128,7 +128,7 @@ def measure(
         The rows of each pass.
     """
     for training in (False, True):
-        case = lengths.draw(training, device)
+        case = line.draw(training, device)
         long = case.buckets[-1] > 1000
         outcomes = compare(
             runners,
@@ -138,14 +138,14 @@ def measure(
             device=device,
             shortened=(case.shorter(_PIECES), _PIECES**2) if long else None,
         )
-        m, n, layers = lengths.sizes
+        m, n, layers = line.sizes
         made = rows(
             {
                 "suite": "mux",
-                "group": lengths.group,
-                "case": str(lengths),
-                "layer": lengths.layer,
-                "B": lengths.batch_size,
+                "group": line.group,
+                "case": str(line),
+                "layer": line.layer,
+                "B": line.batch_size,
                 "T": case.buckets[-1],
                 "m": m,
                 "D": n,
@@ -163,7 +163,7 @@ def measure(
         for row in made:
             _add_padding(row, case)
             if training and row["status"] == "timed":
-                task = [str(lengths), row["contender"], device]
+                task = [str(line), row["contender"], device]
                 row["peak_mb"] = memory.growth_elsewhere(__name__, task)
         yield made
 
@@ -171,8 +171,8 @@ def measure(
 def growth(task: list) -> float:
     """Megabytes by which a way's largest batch in training grows the memory in use."""
     name, way, device = task
-    lengths = next(c for c in cases(device) if str(c) == name)
-    case = lengths.draw(True, device)
+    line = next(c for c in cases(device) if str(c) == name)
+    case = line.draw(True, device)
     few = tuple(s[:2] for s in case.sequences[: case.batch_size])
     tiny = replace(case, sequences=few, buckets=(2,))  # nor padded: pages that it took would count
     largest = replace(

@@ -20,7 +20,7 @@ from longrnn.batching import (
 )
 from longrnn.bench.contender import Run, Unsupported, relative_error
 from longrnn.bench.layer_case import exact_copy
-from longrnn.bench.layer_contenders import build, is_parallel
+from longrnn.bench.layer_contenders import build
 
 LOOP = "loop over nn.LSTMCell"
 _CHECKED = 24  # sequences, each run by itself in float64
@@ -137,8 +137,8 @@ def buckets(case: MuxCase) -> Iterator[Work]:
 
 def packed(case: MuxCase) -> Iterator[Work]:
     """Batches as they come, end to end."""
-    if case.layer == LOOP or not is_parallel(case.layer):
-        raise Unsupported("the layer takes no sequences that lie end to end")
+    if case.layer == LOOP or isinstance(case.module(), nn.RNNBase):
+        raise Unsupported("it takes no sequences that lie end to end")
     for members in _as_they_come(case):
         values, ends = pack_end_to_end([case.sequences[i] for i in members])
         run = functools.partial(_run_end_to_end, values.to(case.device), ends)
@@ -160,17 +160,19 @@ def ready(case: MuxCase, way: Way, multiplexed: bool = False) -> Run:
     module = case.module()
     work = list(way(case))
     wrapped = module
+    compiled = False
     if multiplexed:  # graphs are recorded, or the trial is held, before the clock runs
         wrapped = MuxUnroll(module, case.buckets)
         for batch in work:
             _step(wrapped, batch, case)
         case.stats.update(wrapped.stats())
+        compiled = "compiled:" in case.stats["way"]
 
     def call() -> None:
         for batch in work:
             _step(wrapped, batch, case)
 
-    return Run(call, lambda: _error(case, way, multiplexed))
+    return Run(call, lambda: _error(case, way, multiplexed, compiled))
 
 
 def ready_largest(case: MuxCase, way: Way, multiplexed: bool) -> Run:
@@ -234,7 +236,7 @@ def _run_packed(x: PackedSequence, module: nn.Module) -> Tensor:
     return module(x)[0].data
 
 
-def _error(case: MuxCase, way: Way, multiplexed: bool) -> float:
+def _error(case: MuxCase, way: Way, multiplexed: bool, compiled: bool) -> float:
     """How far a way's outputs and gradients are from those of each sequence by itself."""
     some = tuple(s[:_CHECKED_STEPS] for s in case.sequences[:_CHECKED])
     most = max(len(s) for s in some)
@@ -243,7 +245,7 @@ def _error(case: MuxCase, way: Way, multiplexed: bool) -> float:
     exact_module = exact_copy(module)
     for sequence in some:
         exact_module(sequence.double().unsqueeze(1).to(case.device))[0].sum().backward()
-    wrapped = MuxUnroll(module, small.buckets, compile=False) if multiplexed else module
+    wrapped = MuxUnroll(module, small.buckets, compile=compiled) if multiplexed else module
     for work in way(small):
         work.run(wrapped).sum().backward()
     return relative_error(_gradients(module), _gradients(exact_module))
