@@ -17,8 +17,8 @@ class ParallelGRU(ParallelStack):
 
     The weights on the state are diagonals. So a step is elementwise, and Newton's method solves all
     steps at once: at each turn a linear recurrence, with the steps' own derivatives as decays. That
-    pays on a GPU where there are few sequences. Elsewhere one native pass goes step by step, many
-    units at a time. The results are the same, and so are the derivatives.
+    should pay on a GPU where there are few sequences (not timed yet). Elsewhere one native pass
+    goes step by step, many units at a time. The results are the same, and so are the derivatives.
 
     Args:
         input_size: Features of the input, m.
