@@ -17,6 +17,7 @@ from longrnn.nn import models
 BASELINE = "pad"
 WAYS: dict[str, tuple[Way, str]] = {
     "pad": (mux_case.pad, "peer"),
+    "pad, step by step": (mux_case.stepwise, "peer"),
     "pad to the longest": (mux_case.longest, "peer"),
     "lengths": (mux_case.told, "ours"),
     "pack_padded_sequence": (mux_case.pack_padded, "peer"),
@@ -91,8 +92,8 @@ def cases(device: str) -> list[Line]:
 
 
 def contenders(device: str) -> list[Contender]:
-    """The ways to batch, each a contender."""
-    return [contender(name) for name in WAYS]
+    """The ways to batch, each a contender; loops of calls on a GPU, to be compared with graphs."""
+    return [contender(name) for name in WAYS if device == "cuda" or name != "pad, step by step"]
 
 
 def contender(name: str) -> Contender:
@@ -104,7 +105,8 @@ def contender(name: str) -> Contender:
         kind=kind,
         package="torch" if kind == "peer" else "longrnn",
         layout="(T, B, m)",
-        probe=name == "pack_padded_sequence",  # on a CPU its time grows with the square of T
+        # Slow ones: on a CPU the time of packed sequences grows with the square of T.
+        probe=name in ("pack_padded_sequence", "pad, step by step"),
     )
 
 

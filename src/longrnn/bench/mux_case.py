@@ -20,7 +20,7 @@ from longrnn.batching import (
 )
 from longrnn.bench.contender import Run, Unsupported, relative_error
 from longrnn.bench.layer_case import exact_copy
-from longrnn.bench.layer_contenders import build
+from longrnn.bench.layer_contenders import build, is_parallel
 
 LOOP = "loop over nn.LSTMCell"
 _CHECKED = 24  # sequences, each run by itself in float64
@@ -93,10 +93,7 @@ class LoopOverCell(nn.Module):
             state = self.cell(x, state)
             outputs.append(state[0])
         output = torch.stack(outputs)
-        if lengths is not None:
-            steps = torch.arange(len(output), device=output.device).unsqueeze(1)
-            output = output.where((steps < lengths.to(output.device)).unsqueeze(-1), 0.0)
-        return output, state
+        return output if lengths is None else _without_padding(output, lengths), state
 
 
 class Work(NamedTuple):
@@ -117,6 +114,13 @@ Way = Callable[[MuxCase], Iterator[Work]]
 def pad(case: MuxCase) -> Iterator[Work]:
     """Batches as they come, padded to the last bucket, and the padding run like any step."""
     return _padded(case, _as_they_come(case), [case.buckets[-1]], _run_plain)
+
+
+def stepwise(case: MuxCase) -> Iterator[Work]:
+    """As `pad`, one step a call: the loop that graphs are to spare a GPU."""
+    if case.layer == LOOP or is_parallel(case.layer):
+        raise Unsupported("it is no layer of one step after another")
+    return _padded(case, _as_they_come(case), [case.buckets[-1]], _run_stepwise)
 
 
 def told(case: MuxCase) -> Iterator[Work]:
@@ -218,8 +222,20 @@ def _padded(
 
 
 def _run_plain(x: Tensor, lengths: Tensor, module: nn.Module) -> Tensor:
-    steps = torch.arange(len(x), device=x.device).unsqueeze(1)
-    return module(x)[0].where((steps < lengths.to(x.device)).unsqueeze(-1), 0.0)
+    return _without_padding(module(x)[0], lengths)
+
+
+def _run_stepwise(x: Tensor, lengths: Tensor, module: nn.Module) -> Tensor:
+    state, outputs = None, []
+    for x_t in x.split(1):
+        output, state, *_ = module(x_t, state)
+        outputs.append(output)
+    return _without_padding(torch.cat(outputs), lengths)
+
+
+def _without_padding(output: Tensor, lengths: Tensor) -> Tensor:
+    steps = torch.arange(len(output), device=output.device).unsqueeze(1)
+    return output.where((steps < lengths.to(output.device)).unsqueeze(-1), 0.0)
 
 
 def _run_with_lengths(x: Tensor, lengths: Tensor, module: nn.Module) -> Tensor:
