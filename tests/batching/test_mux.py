@@ -4,13 +4,15 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_sequence
+from torch.nn.utils import prune
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 from torch.testing import assert_close
 from torch.utils._pytree import tree_flatten
 
 from batching.modules import NAMES, LoopOverCell, build, draw, gradients, one_by_one
 from longrnn import SRU
 from longrnn.batching import MuxUnroll, mux, recorded
+from longrnn.batching.torch_rnn import run_weights
 
 LENGTHS = [7, 2, 9, 4]
 
@@ -353,8 +355,83 @@ def test_input_without_padding_is_sent_to_the_module():
         multiplexed(torch.randn(4, 3), cu_seqlens=torch.tensor([0, 4]))
     with pytest.raises(ValueError, match=r"lengths must lie in \[0, T=4\], got \[5\]"):
         multiplexed(torch.randn(4, 1, 3), lengths=torch.tensor([5]))
+    with pytest.raises(ValueError, match=r"input must have shape \(T, B, m\), got \(4, 3\)"):
+        multiplexed(torch.randn(4, 3))
+    with pytest.raises(ValueError, match=r"input must have shape \(B, T, m\), got \(4, 3\)"):
+        MuxUnroll(SRU(3, 5, batch_first=True), [4])(torch.randn(4, 3))
     with pytest.raises(ValueError, match=r"input must have shape \(T, B, ...\), got \(4,\)"):
-        multiplexed(torch.randn(4))
+        MuxUnroll(LoopOverCell(3, 5), [4])(torch.randn(4))
+
+
+@pytest.mark.parametrize("shape", [(5,), (15,), (10, 3), (2, 10), ()], ids=str)
+def test_time_stamps_of_another_shape_are_named(shape):
+    multiplexed = MuxUnroll(build("phased-lstm"), [20])
+    with pytest.raises(
+        ValueError, match=r"times must have shape \(10,\), or begin with .*\(10, 2\)"
+    ):
+        multiplexed(draw([10, 4], 10), times=torch.ones(shape))
+
+
+def test_what_is_no_tensor_goes_to_the_module_as_it_is(way):
+    module, x = build("phased-lstm"), draw([4, 4], 4)
+    assert_close(MuxUnroll(module, [6], compile=False)(x, times=None), module(x, times=None))
+
+
+class Returns(nn.Module):
+    """A module that returns what its function makes of the input."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x, state=None, *, lengths=None):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x.cumsum(0), r"must return \(output, state\) or more, got Tensor"),
+        (lambda x: (x,), r"must return \(output, state\) or more, got tuple"),
+        (lambda x: (x[-1], None), r"must return .* 10 steps beside the state, got \(2, 3\)"),
+        (lambda x: (x, None, None), "must return .* 10 steps beside the state, got NoneType"),
+        (lambda x: (x, None, x.sum()), r"must return .* 10 steps beside the state, got \(\)"),
+    ],
+)
+def test_a_module_that_returns_something_else_is_named(function, message, way):
+    multiplexed = MuxUnroll(Returns(function), [10], compile=False)
+    with pytest.raises(ValueError, match="module " + message):
+        multiplexed(torch.randn(10, 2, 3))
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([10, 4])])
+def test_pytorchs_own_layers_take_no_more_than_they_do(lengths):
+    multiplexed = MuxUnroll(nn.LSTM(3, 5), [10])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tims'"):
+        multiplexed(torch.randn(10, 2, 3), lengths=lengths, tims=torch.rand(10, 2))
+
+
+def test_a_layer_derived_from_pytorchs_that_takes_lengths_is_given_them(way):
+    class Takes(nn.LSTM):
+        def forward(self, x, state=None, *, lengths=None):
+            return run_weights(self, 2 * x, state, lengths)
+
+    module, x, lengths = Takes(3, 5), torch.randn(9, 4, 3), torch.tensor(LENGTHS)
+    assert_close(MuxUnroll(module, [9])(x, lengths=lengths), module(x, lengths=lengths))
+
+
+def test_pruned_weights_follow_those_that_are_loaded_and_trained(way):
+    module, other = (prune.l1_unstructured(nn.LSTM(3, 5), "weight_hh_l0", 0.5) for _ in range(2))
+    multiplexed, x, lengths = MuxUnroll(module, [9]), torch.randn(9, 4, 3), torch.tensor(LENGTHS)
+    multiplexed(x, lengths=lengths)
+    module.load_state_dict(other.state_dict())
+    for _ in range(2):
+        output, _ = multiplexed(x, lengths=lengths)
+        expected, _ = module(pack_padded_sequence(x, lengths, enforce_sorted=False))
+        assert_close(output, pad_packed_sequence(expected)[0])
+        output.sum().backward()
+        with torch.no_grad():
+            module.weight_hh_l0_orig -= module.weight_hh_l0_orig.grad
 
 
 def test_symbols_are_input_too():

@@ -3,8 +3,9 @@
 import bisect
 import collections
 import functools
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class MuxUnroll(nn.Module):
     as it is, or is compiled for each bucket, whichever a short trial at the first batch finds
     faster; `stats` says which.
 
-    `nn.LSTM`, `nn.GRU` and `nn.RNN`, which know no lengths, are run as if over a `PackedSequence`.
+    `nn.LSTM`, `nn.GRU` and `nn.RNN`, which know no lengths, are run as if over a `PackedSequence`;
+    those with hooks or a `forward` of their own are given one, if that takes no `lengths`.
 
     Args:
         module: Called as `module(input, state, lengths=..., **per_step)`, it returns
@@ -84,7 +86,7 @@ class MuxUnroll(nn.Module):
         return bool(getattr(self.module, "batch_first", False))
 
     def forward(
-        self, input: Tensor, state: Any = None, *, lengths: Tensor | None = None, **per_step: Tensor
+        self, input: Tensor, state: Any = None, *, lengths: Tensor | None = None, **per_step: Any
     ) -> tuple[Any, ...]:
         """Run the module on the bucket of the longest sequence.
 
@@ -93,13 +95,14 @@ class MuxUnroll(nn.Module):
             state: The module's, or None.
             lengths: (B,), valid steps of each sequence; T if None. On the CPU, even with input on
                 a GPU: to choose a bucket, their values are needed.
-            **per_step: What the module takes besides, in the layout of `input`, or (T,).
+            **per_step: What the module takes besides: tensors in the layout of `input`, or (T,).
 
         Returns:
             What the module returns.
 
         Raises:
-            ValueError: If a sequence is longer than the last bucket and `overflow` is "error".
+            ValueError: If a sequence is longer than the last bucket and `overflow` is "error", an
+                argument has another shape, or the module returns anything else than above.
         """
         time = self._check(input, lengths, per_step)
         T, B = input.shape[time], input.shape[1 - time]
@@ -113,7 +116,7 @@ class MuxUnroll(nn.Module):
                 _fit(input, steps, time),
                 state,
                 None if lengths is None else lengths.to(input.device, torch.int64),
-                {k: _fit(x, steps, time if x.ndim > 1 else 0) for k, x in per_step.items()},
+                {name: _fit(x, steps, time) for name, x in per_step.items()},
             )
 
         steps = min(max(longest, 1), T)
@@ -122,9 +125,11 @@ class MuxUnroll(nn.Module):
         calls = self._calls(input.device.type)
         if calls.wants_static(cut, padded):
             steps = bucket
-            output, last, *more = calls.run(padded())
+            results = calls.run(padded())
         else:
-            output, last, *more = call_module(self.module, *cut())
+            results = call_module(self.module, *cut())
+        _check_results(results, steps, time)
+        output, last, *more = results
         self._hits[bucket] += 1
         self._run_steps += B * steps
         self._valid_steps += sum(known)
@@ -178,11 +183,20 @@ class MuxUnroll(nn.Module):
                 "call the module itself"
             )
         time = 1 if self.batch_first else 0
-        if input.ndim < 2:
-            layout = "(B, T, ...)" if time else "(T, B, ...)"
-            raise ValueError(f"input must have shape {layout}, got {tuple(input.shape)}")
+        features = hasattr(self.module, "input_size") and input.is_floating_point()
+        if input.ndim < 2 + features:
+            layout = ("B, T, " if time else "T, B, ") + ("m" if features else "...")
+            raise ValueError(f"input must have shape ({layout}), got {tuple(input.shape)}")
+        T, B = input.shape[time], input.shape[1 - time]
         if lengths is not None:
-            _checks.check_lengths("lengths", lengths, input.shape[1 - time], input.shape[time])
+            _checks.check_lengths("lengths", lengths, B, T)
+        both = tuple(input.shape[:2])
+        for name, x in per_step.items():
+            if isinstance(x, Tensor) and x.shape[:2] not in ((T,), both):
+                raise ValueError(
+                    f"{name} must have shape ({T},), or begin with input's {both}, "
+                    f"got {tuple(x.shape)}"
+                )
         return time
 
     def _bucket(self, longest: int) -> int:
@@ -207,13 +221,35 @@ def call_module(
     """Call a module, which may be one of PyTorch's, that know no lengths."""
     if lengths is None:
         return module(input, state, **per_step)
-    if isinstance(module, nn.RNNBase):
-        return run_padded(module, input, state, lengths)
+    if isinstance(module, nn.RNNBase) and not _takes_lengths(type(module).forward):
+        return run_padded(module, input, state, lengths, **per_step)
     return module(input, state, lengths=lengths, **per_step)
 
 
-def _fit(x: Tensor, steps: int, time: int) -> Tensor:
-    """The first `steps` steps, with zeros after the last one there is."""
+@functools.cache
+def _takes_lengths(forward: Callable[..., Any]) -> bool:
+    return "lengths" in inspect.signature(forward).parameters
+
+
+def _check_results(results: Any, steps: int, time: int) -> None:
+    """Raise unless a module has returned an output, a state and more of the output's layout."""
+    if not isinstance(results, (tuple, list)) or len(results) < 2:
+        raise ValueError(
+            f"module must return (output, state) or more, got {type(results).__name__}"
+        )
+    for y in (results[0], *results[2:]):
+        if not isinstance(y, Tensor) or y.shape[time : time + 1] != (steps,):
+            came = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"module must return tensors of {steps} steps beside the state, got {came}"
+            )
+
+
+def _fit(x: Any, steps: int, time: int) -> Any:
+    """The first `steps` steps, with zeros after the last one there is; all of what is no tensor."""
+    if not isinstance(x, Tensor):
+        return x
+    time = min(time, x.ndim - 1)  # time stamps may come once for all
     short = steps - x.shape[time]
     if short <= 0:
         return x.narrow(time, 0, steps) if short else x

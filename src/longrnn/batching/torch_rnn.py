@@ -11,6 +11,9 @@ Here they run over the padding, a layer and direction at a time, and exactly as 
 
 Where the lengths are known, what can be cut off is: steps past the longest are not run, steps that
 all sequences have are not masked, and sequences of one length run as PyTorch runs them.
+
+This reads the layer's weights and leaves out its call, so it is for PyTorch's own `forward` without
+hooks. Any other layer is called, with a `PackedSequence`.
 """
 
 from collections.abc import Callable
@@ -19,6 +22,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from longrnn import _checks
 
@@ -29,6 +34,10 @@ _RUN: dict[str, Callable[..., Any]] = {
     "RNN_TANH": torch.rnn_tanh,
     "RNN_RELU": torch.rnn_relu,
 }
+_FORWARDS = (nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+_Body = Callable[[nn.RNNBase, Tensor, Any, Tensor], tuple[Tensor, list[Tensor]]]
 
 
 class _Ends(NamedTuple):
@@ -41,6 +50,9 @@ class _Ends(NamedTuple):
 
 def run_padded(rnn: nn.RNNBase, input: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:
     """Run PyTorch's layer over padded sequences.
+
+    A layer with hooks, as pruning sets them, or of a derived class with a `forward` of its own, is
+    called with a `PackedSequence`, which is slower.
 
     Args:
         rnn: The layer.
@@ -55,23 +67,66 @@ def run_padded(rnn: nn.RNNBase, input: Tensor, state: Any, lengths: Tensor) -> t
         ValueError: If an argument has another shape, dtype or device, or a length is longer than
             the input.
     """
+    own = getattr(rnn.forward, "__func__", None) not in _FORWARDS
+    hooked = _has_any_global_hook() or any(getattr(rnn, hooks) for hooks in _HOOKS)
+    return _run(_run_packed if own or hooked else _run_weights, rnn, input, state, lengths)
+
+
+def run_weights(rnn: nn.RNNBase, input: Tensor, state: Any, lengths: Tensor) -> tuple[Tensor, Any]:
+    """As `run_padded`, by the layer's weights alone: for the `forward` of a derived class."""
+    return _run(_run_weights, rnn, input, state, lengths)
+
+
+def _run(
+    body: _Body, rnn: nn.RNNBase, input: Tensor, state: Any, lengths: Tensor
+) -> tuple[Tensor, Any]:
+    """Run a body on time first, without the steps past the longest sequence."""
+    if not isinstance(rnn, nn.RNNBase):
+        raise ValueError(f"rnn must be an nn.LSTM, nn.GRU or nn.RNN, got {type(rnn).__name__}")
     layout = "B T m" if rnn.batch_first else "T B m"
+    _checks.check_floating("input", input)
     _checks.check_shape("input", input, layout, (None, None, rnn.input_size))
+    _checks.check_fits("input", input, "the layer", rnn.weight_ih_l0)  # type: ignore[arg-type]
     x = input.transpose(0, 1) if rnn.batch_first else input
     T = len(x)
     _checks.check_lengths("lengths", lengths, x.shape[1], T)
-    known = lengths.tolist() if _checks.is_known(lengths) else [0, T]
-    shortest, longest = min(known, default=T), max(known, default=T)
-    x = x[:longest] if longest else x
-    states = _initial_states(rnn, x, state)
-    if 0 < shortest == longest:
-        output, last = _run_whole(rnn, x, states)
-    else:
-        output, last = _run_ragged(rnn, x, states, lengths, shortest)
-    if len(output) < T:
+    longest = max(lengths.tolist(), default=T) if _checks.is_known(lengths) else T
+    x = x[:longest] if longest else F.pad(x[:0], (0, 0, 0, 0, 0, 1))  # PyTorch wants a step
+    output, last = body(rnn, x, state, lengths)
+    if len(output) != T:
         output = F.pad(output, (0, 0, 0, 0, 0, T - len(output)))
     output = output.transpose(0, 1) if rnn.batch_first else output
     return output, tuple(last) if rnn.mode == "LSTM" else last[0]
+
+
+def _run_packed(
+    rnn: nn.RNNBase, x: Tensor, state: Any, lengths: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """The layer's own call."""
+    # A PackedSequence holds no empty sequence: those run a step of zeros, of which nothing is kept.
+    empty = (lengths == 0).unsqueeze(-1)
+    kept = _initial_states(rnn, x, state)
+    packed, last = rnn(
+        pack_padded_sequence(
+            torch.where(empty, 0.0, x), lengths.clamp(min=1).cpu(), enforce_sorted=False
+        ),
+        state,
+    )
+    output, _ = pad_packed_sequence(packed, total_length=len(x))
+    members = last if rnn.mode == "LSTM" else [last]
+    both = zip(kept, members, strict=True)
+    return torch.where(empty, 0.0, output), [torch.where(empty, k.to(m.dtype), m) for k, m in both]
+
+
+def _run_weights(
+    rnn: nn.RNNBase, x: Tensor, state: Any, lengths: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """PyTorch's kernels on the layer's weights."""
+    states = _initial_states(rnn, x, state)
+    shortest = min(lengths.tolist(), default=len(x)) if _checks.is_known(lengths) else 0
+    if 0 < shortest == len(x):
+        return _run_whole(rnn, x, states)
+    return _run_ragged(rnn, x, states, lengths, shortest)
 
 
 def _run_whole(rnn: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -127,7 +182,8 @@ def _run_one(
     )  # fmt: skip
     y = _zero_past(y, ends)
     at_end = (ends.lengths - 1).clamp(min=0).view(1, -1, 1).expand(1, -1, y.shape[-1])
-    hidden = torch.where((ends.lengths == 0).unsqueeze(-1), state[0], y.gather(0, at_end)[0])
+    empty = (ends.lengths == 0).unsqueeze(-1)
+    hidden = torch.where(empty, state[0].to(y.dtype), y.gather(0, at_end)[0])
     return y, [hidden, *(c[0] for c in cells)]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from longrnn.batching import run_padded
+from longrnn.batching.torch_rnn import run_weights
 
 
 class InputNormLSTM(nn.LSTM):
@@ -47,7 +47,7 @@ class InputNormLSTM(nn.LSTM):
             valid = valid if self.batch_first else valid.T
             normal = torch.zeros_like(input)
             normal[valid] = self.norm(input[valid])
-            return run_padded(self, normal, state, lengths)
+            return run_weights(self, normal, state, lengths)
         if isinstance(input, PackedSequence):
             return super().forward(input._replace(data=self.norm(input.data)), state)
         return super().forward(self.norm(input.flatten(0, -2)).view_as(input), state)
