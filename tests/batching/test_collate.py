@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from longrnn.batching import collate_packed, collate_padded, pad_to_bucket
+from longrnn.batching import collate_packed, collate_padded, pack_end_to_end, pad_to_bucket
 
 SAMPLES = [(torch.full((n, 2), float(n)), n % 3, torch.ones(4)) for n in (3, 7, 0, 5)]
 
@@ -35,3 +35,27 @@ def test_packed_end_to_end():
 def test_a_sequence_without_a_bucket_is_named():
     with pytest.raises(ValueError, match="sequences must fit the last bucket, 5 steps, got 7"):
         pad_to_bucket([sequence for sequence, *_ in SAMPLES], [3, 5])
+
+
+@pytest.mark.parametrize(
+    ("sequences", "came"),
+    [
+        ([], "got none"),
+        ([torch.ones(3, 2), torch.ones(2, 1)], r"got \(T, 1\) .* beside \(T, 2\) torch.float32"),
+        ([torch.ones(3), torch.ones(2).long()], r"got \(T\) .* beside \(T\) torch.int64"),
+    ],
+)
+@pytest.mark.parametrize("join", [pad_to_bucket, pack_end_to_end])
+def test_sequences_that_are_not_alike_are_named(join, sequences, came):
+    with pytest.raises(
+        ValueError, match="sequences must be one or more, alike in all but T, " + came
+    ):
+        join(sequences)
+
+
+@pytest.mark.parametrize("collate", [collate_padded, collate_packed])
+@pytest.mark.parametrize("sample", [torch.ones(4, 3), {"x": torch.ones(2)}], ids=type)
+def test_a_sample_that_is_no_tuple_is_named(collate, sample):
+    name = type(sample).__name__
+    with pytest.raises(ValueError, match=rf"samples must be tuples \(sequence, ...\), got {name}"):
+        collate([sample, sample])

@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import pytest
@@ -47,11 +48,19 @@ def test_no_plan_of_as_many_buckets_runs_fewer_steps(lengths):
 @settings(deadline=None)
 def test_a_cap_on_waste_is_kept_with_the_fewest_buckets(lengths, max_waste):
     fewest = fewest_steps(lengths)
-    allowed = max(sum(lengths) / (1 - max_waste), fewest[-1])
-    number = next(k for k, steps in enumerate(fewest) if k and steps <= allowed)
+    number = next(
+        k
+        for k, steps in enumerate(fewest)
+        if k and (steps == fewest[-1] or (steps - sum(lengths)) / steps <= max_waste)
+    )
     buckets = plan_buckets(lengths, max_waste=max_waste)
     assert len(buckets) == number
     assert steps_run(lengths, buckets) == fewest[number]
+
+
+def test_a_waste_of_exactly_the_cap_is_kept():
+    for short, long in itertools.combinations(range(1, 60), 2):
+        assert plan_buckets([short, long], max_waste=(long - short) / (2 * long)) == [long]
 
 
 def test_the_originals_lengths_run_58_34_steps_on_average_where_its_own_buckets_run_59_81():
@@ -81,7 +90,8 @@ def test_a_sequence_belongs_to_the_smallest_bucket_that_holds_it():
 @pytest.mark.parametrize(
     ("lengths", "given", "message"),
     [
-        ([], {"num_buckets": 1}, "lengths must hold at least one length, got none"),
+        ([], {"num_buckets": 1}, "lengths must hold at least one integer, got none"),
+        (5, {"num_buckets": 1}, "lengths must be integers, got 5"),
         ([3, -1], {"num_buckets": 1}, "lengths must be at least 0, got -1"),
         ([3.5], {"num_buckets": 1}, "lengths must have dtype int32 or int64"),
         ([3], {}, "either num_buckets or max_waste must be given"),

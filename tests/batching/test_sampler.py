@@ -136,9 +136,31 @@ def test_a_loader_with_workers_resumes_by_the_batches_that_it_gave():
 
 
 def test_the_state_of_another_order_is_refused():
-    for given in ({"seed": 1}, {"batch_size": 8}, {"num_replicas": 2, "rank": 0}):
+    one = LengthBucketBatchSampler(LENGTHS, 16, [20, 200])
+    for lengths, size, buckets, given in (
+        (LENGTHS, 16, [20, 200], {"seed": 1}),
+        (LENGTHS, 16, [20, 200], {"shuffle": False}),
+        (LENGTHS, 16, [20, 200], {"num_replicas": 2, "rank": 0}),
+        (LENGTHS, 16, [20, 200], {"drop_last": True}),
+        (LENGTHS, 8, [20, 200], {}),
+        (LENGTHS, 16, [21, 200], {}),
+        (LENGTHS.flip(0), 16, [20, 200], {}),
+    ):
+        other = LengthBucketBatchSampler(lengths, size, buckets, **given)
         with pytest.raises(ValueError, match="state must be that of a sampler with"):
-            sampler().load_state_dict(sampler(**given).state_dict())
+            one.load_state_dict(other.state_dict())
+    with pytest.raises(ValueError, match="state must be that of a sampler with"):
+        one.load_state_dict({})
+    wide, narrow = (
+        LengthBucketBatchSampler([9] * 40, None, [10], max_steps=steps) for steps in (40, 49)
+    )
+    narrow.load_state_dict(wide.state_dict())  # batches of four, both
+
+
+@pytest.mark.parametrize("batches", [-3, 10**6])
+def test_a_place_outside_the_epoch_is_refused(batches):
+    with pytest.raises(ValueError, match=rf"state must have a batch in \[0, \d+\], got {batches}"):
+        sampler().load_state_dict(sampler().state_dict(batches))
 
 
 def test_a_sampler_survives_pickling():
@@ -150,7 +172,11 @@ def test_a_sampler_survives_pickling():
     [
         ({"buckets": [100, 150]}, "buckets must reach the longest sample, 199 steps, got 150"),
         ({"buckets": [200, 100]}, "buckets must be positive and ascending"),
-        ({"buckets": []}, "buckets must be positive and ascending"),
+        ({"buckets": []}, "buckets must hold at least one integer, got none"),
+        ({"buckets": 200}, "buckets must be integers, got 200"),
+        ({"buckets": "48"}, "buckets must be integers, got '48'"),
+        ({"buckets": [5.5, 200]}, "buckets must have dtype int32 or int64, got torch.float32"),
+        ({"max_steps": 2e3}, "max_steps must be a positive integer, got 2000.0"),
         ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
         ({"batch_size": None}, "batch_size must be given where max_steps is not"),
         ({"max_steps": 150}, "max_steps must hold a sequence of the last bucket, 199 steps"),

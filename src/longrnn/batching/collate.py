@@ -24,13 +24,15 @@ def pad_to_bucket(
         The values and the lengths (B,).
 
     Raises:
-        ValueError: If a sequence is longer than the last bucket.
+        ValueError: If a sequence is longer than the last bucket, or of another shape or dtype than
+            the first, or there is none.
 
     Example:
         >>> values, lengths = pad_to_bucket([torch.ones(3), torch.ones(1)], [2, 4])
         >>> values.T.tolist(), lengths.tolist()
         ([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]], [3, 1])
     """
+    _check_alike(sequences)
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     longest = int(lengths.max())
     T = longest
@@ -57,11 +59,15 @@ def pack_end_to_end(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     Returns:
         The values, (total, ...), and `cu_seqlens` (N + 1,), from 0 to the total.
 
+    Raises:
+        ValueError: If a sequence is of another shape or dtype than the first, or there is none.
+
     Example:
         >>> values, cu_seqlens = pack_end_to_end([torch.ones(3), torch.ones(1)])
         >>> values.shape, cu_seqlens.tolist()
         (torch.Size([4]), [0, 3, 4])
     """
+    _check_alike(sequences)
     lengths = torch.tensor([0, *(len(sequence) for sequence in sequences)])
     return torch.cat(list(sequences)), lengths.cumsum(0)
 
@@ -96,5 +102,16 @@ def collate_packed(samples: Sequence[Any]) -> tuple[Any, ...]:
     return *pack_end_to_end(sequences), *rest
 
 
+def _check_alike(sequences: Sequence[Tensor]) -> None:
+    """Raise unless there are sequences, alike in all but T."""
+    kinds = {f"({', '.join(map(str, ('T', *s.shape[1:])))}) {s.dtype}" for s in sequences}
+    if len(kinds) != 1:
+        came = " beside ".join(sorted(kinds)) or "none"
+        raise ValueError(f"sequences must be one or more, alike in all but T, got {came}")
+
+
 def _split(samples: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:
+    for sample in samples:
+        if not isinstance(sample, (tuple, list)):
+            raise ValueError(f"samples must be tuples (sequence, ...), got {type(sample).__name__}")
     return [sample[0] for sample in samples], default_collate([sample[1:] for sample in samples])

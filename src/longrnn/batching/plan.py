@@ -72,12 +72,16 @@ def plan_buckets(
     many = _Plan(int((values * counts).sum()), list(range(len(ends) + 1)))
     if max_waste is None:
         _checks.check_positive(num_buckets=num_buckets)  # type: ignore[arg-type]
-        number, budget = min(num_buckets, len(ends)), None  # type: ignore[type-var]
+        number, budget = min(num_buckets, len(ends)), 0  # type: ignore[type-var]
     else:
         _checks.check_probability("max_waste", max_waste)
         if max_waste == 1:
             raise ValueError("max_waste must be below 1, got 1")
-        number, budget = None, max(int(found.sum()) / (1 - max_waste), many.steps)
+        number, total = None, int(found.sum())
+        budget = max(math.ceil(total / (1 - max_waste)), many.steps)
+        # A step too many, unless the waste of these steps rounds to what was asked for.
+        if budget > many.steps and (budget - total) / budget > max_waste:
+            budget -= 1
     corners = _between(few, many, ends, held, number, budget)
     return [ends[corner - 1] for corner in corners[1:]]
 
@@ -97,10 +101,7 @@ def bucket_indices(lengths: Tensor, buckets: Sequence[int]) -> Tensor:
 
 def check_sequence_lengths(lengths: Sequence[int] | Tensor) -> Tensor:
     """Raise unless `lengths` are one or more integers of at least 0; as an int64 tensor."""
-    found = torch.as_tensor(lengths if isinstance(lengths, Tensor) else list(lengths)).cpu()
-    if found.numel() == 0:
-        raise ValueError("lengths must hold at least one length, got none")
-    _checks.check_integers("lengths", found, "N", None)
+    found = _integers("lengths", lengths)
     if int(found.min()) < 0:
         raise ValueError(f"lengths must be at least 0, got {int(found.min())}")
     return found.to(torch.int64)
@@ -108,9 +109,21 @@ def check_sequence_lengths(lengths: Sequence[int] | Tensor) -> Tensor:
 
 def check_buckets(buckets: Sequence[int]) -> list[int]:
     """Raise unless `buckets` are one or more ascending positive integers; as a list."""
-    found = [int(bucket) for bucket in buckets]
-    if not found or found[0] < 1 or any(b <= a for a, b in itertools.pairwise(found)):
-        raise ValueError(f"buckets must be positive and ascending, at least one, got {found}")
+    found: list[int] = _integers("buckets", buckets).tolist()
+    if found[0] < 1 or any(b <= a for a, b in itertools.pairwise(found)):
+        raise ValueError(f"buckets must be positive and ascending, got {found}")
+    return found
+
+
+def _integers(name: str, values: Sequence[int] | Tensor) -> Tensor:
+    """Raise unless `values` are one or more integers; as a tensor on the CPU."""
+    try:
+        found = torch.as_tensor(values if isinstance(values, Tensor) else list(values)).cpu()
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be integers, got {values!r}") from None
+    if found.numel() == 0:
+        raise ValueError(f"{name} must hold at least one integer, got none")
+    _checks.check_integers(name, found, "N", None)
     return found
 
 
@@ -120,7 +133,7 @@ def _between(
     ends: list[int],
     held: list[int],
     number: int | None,
-    budget: float | None,
+    budget: int,
 ) -> list[int]:
     """The best path of `number` buckets, or the one of fewest that runs at most `budget` steps.
 
@@ -128,7 +141,7 @@ def _between(
     """
 
     def enough(plan: _Plan) -> bool:
-        return plan.steps <= budget if number is None else plan.buckets >= number  # type: ignore[operator]
+        return plan.steps <= budget if number is None else plan.buckets >= number
 
     if enough(few):
         return few.corners
@@ -138,8 +151,7 @@ def _between(
         saved = weight * (few.steps - plan.steps) - price * (plan.buckets - few.buckets)
         if saved == 0:  # the numbers between lie on the chord
             if number is None:
-                assert budget is not None
-                number = few.buckets + math.ceil((few.steps - budget) * weight / price)
+                number = few.buckets - (budget - few.steps) * weight // price  # rounded up
             return _spliced(few.corners, many.corners, number)
         few, many = (few, plan) if enough(plan) else (plan, many)
     return many.corners

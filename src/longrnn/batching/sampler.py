@@ -72,14 +72,16 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
         self._members: list[Tensor] = []  # indices of the samples in each bucket
         self._parts: list[tuple[int, int]] = []  # this rank's part of each batch among the members
         bucket_of = bucket_indices(found, self.buckets)
+        sizes = _batch_sizes(batch_size, max_steps, self.buckets)
         begin = 0
-        for k, size in enumerate(_batch_sizes(batch_size, max_steps, self.buckets)):
+        for k, size in enumerate(sizes):
             members = (bucket_of == k).nonzero().flatten()
             self._members.append(members)
             for part in _shared(len(members), size, self.num_replicas, self.rank, drop_last):
                 self._parts.append((begin + part[0], begin + part[1]))
             begin += len(members)
-        self._samples = begin
+        given = f"{found.tolist()} {self.buckets} {sizes} {drop_last}"
+        self._digest = hashlib.sha256(given.encode()).hexdigest()[:16]
         self._start = self._handed_out = 0
 
     def __len__(self) -> int:
@@ -102,7 +104,7 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
             self.epoch = epoch
             self._start = self._handed_out = 0
 
-    def state_dict(self, batches: int | None = None) -> dict[str, int]:
+    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
         """Where the epoch stands: a few numbers, from which `load_state_dict` goes on at once.
 
         Args:
@@ -119,22 +121,26 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
         """Go on where `state_dict` was called: the next iteration is the rest of that epoch.
 
         Raises:
-            ValueError: If it is the state of another order: of other data, seed, sizes or ranks.
+            ValueError: If it is the state of another order: of other data, buckets, sizes, seed or
+                ranks; or its place is not in the epoch.
         """
         for name, value in self._identity().items():
-            if state[name] != value:
+            if state.get(name) != value:
                 raise ValueError(
-                    f"state must be that of a sampler with {name} {value}, got {state[name]}"
+                    f"state must be that of a sampler with {name} {value}, got {state.get(name)}"
                 )
+        if not 0 <= state["batch"] <= len(self):
+            raise ValueError(f"state must have a batch in [0, {len(self)}], got {state['batch']}")
         self.epoch = state["epoch"]
         self._start = self._handed_out = state["batch"]
 
-    def _identity(self) -> dict[str, int]:
+    def _identity(self) -> dict[str, Any]:
+        """What decides the order, besides the epoch."""
         return {
+            "shuffle": self.shuffle,
             "seed": self.seed,
-            "samples": self._samples,
-            "batches": len(self),
             "num_replicas": self.num_replicas,
+            "lengths_and_sizes": self._digest,
         }
 
     def _draw(self) -> tuple[Tensor, list[int]]:
@@ -173,6 +179,7 @@ def _batch_sizes(batch_size: int | None, max_steps: int | None, buckets: list[in
         _checks.check_positive(batch_size=batch_size)
     if max_steps is None:
         return [batch_size] * len(buckets)  # type: ignore[list-item]
+    _checks.check_positive(max_steps=max_steps)
     if max_steps < buckets[-1]:
         raise ValueError(
             f"max_steps must hold a sequence of the last bucket, {buckets[-1]} steps, "
