@@ -70,7 +70,8 @@ def train(
         files.write_atomically(output / "summary.json", files.to_json(summary))
         lines = read_metrics(metrics.path)
         plot_curve(output / "curve.png", lines, task.score_name, task.note)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # `end_training` would end the processes' group as well
+        tracker.finish()
     return summary
 
 
