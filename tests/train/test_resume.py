@@ -83,6 +83,20 @@ def case(request, tmp_path, monkeypatch):
     return given | {"steps": 38, "save_every": 7, "task_options": task_options}
 
 
+@pytest.mark.parametrize("batching", ["pad", "bucket", "mux", "packed"])
+def test_an_epoch_ends_what_was_accumulated(tiny, tmp_path, monkeypatch, batching):
+    monkeypatch.setattr("longrnn.tasks.spoken_digits._MADE", (5, 2))
+    given = {"task": "spoken-digits", "model": "sru", "schedule": "none", "batching": batching}
+    given |= {"batch_size": 6, "accumulate": 4, "task_options": {"frame": 64}}
+    straight = tiny(output=tmp_path / "straight", epochs=2, **given)
+    assert straight["steps"] == 2 * 3  # of 9 batches, or in buckets 11
+    tiny(output=tmp_path / "stopped", epochs=1, **given)
+    resumed = tiny(output=tmp_path / "stopped", epochs=2, resume=True, **given)
+    last = straight["steps"]
+    assert_same_weights(weights(tmp_path / "stopped", last), weights(tmp_path / "straight", last))
+    assert resumed["test_loss"] == straight["test_loss"]
+
+
 @pytest.mark.parametrize("case", CASES, indirect=True)
 def test_a_killed_run_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch, case):
     straight = tiny(output=tmp_path / "straight", **case)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -23,6 +24,15 @@ class Sequences(NamedTuple):
     """Time stamp of each step, (B, T) float64."""
     cu_seqlens: Tensor | None = None
     """Ends of sequences that lie end to end, (N + 1,) integers from 0 to the total."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Sequences":
+        """The same on a device; only `lengths` stay where their values can be looked at."""
+        moved = {
+            name: tensor.to(device, non_blocking=non_blocking)
+            for name, tensor in self._asdict().items()
+            if name != "lengths" and tensor is not None
+        }
+        return self._replace(**moved)
 
 
 class Task:
@@ -48,7 +58,7 @@ class Task:
     shuffle = False
     """Whether the training set is visited in a new order each epoch."""
     timed = False
-    """Whether steps have time stamps."""
+    """Whether steps have time stamps; an input is then (values, time stamps)."""
     time_scale = 1.0
     """A usual distance between two steps, in the unit of the time stamps."""
     absolute_times = False

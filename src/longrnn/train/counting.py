@@ -6,11 +6,18 @@ from torch import Tensor, nn
 from longrnn.tasks import Sequences
 
 
+def count_sequences(input: Tensor | Sequences) -> int:
+    """Sequences of a batch."""
+    if isinstance(input, Sequences) and input.cu_seqlens is not None:
+        return len(input.cu_seqlens) - 1
+    return len(input.values if isinstance(input, Sequences) else input)
+
+
 def updates_per_sequence(input: Tensor | Sequences, updates: Tensor | None) -> Tensor | float:
     """Steps at which the state was updated: all valid ones, unless a layer tells."""
     sequences = input if isinstance(input, Sequences) else Sequences(input)
     values, lengths, _, ends = sequences
-    count = len(values) if ends is None else len(ends) - 1
+    count = count_sequences(sequences)
     if updates is not None:
         return updates.sum() / count
     if lengths is not None:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from longrnn.batching import MuxUnroll, run_padded
+from longrnn.batching import MuxUnroll
+from longrnn.batching.mux import call_module
 from longrnn.nn import create_model
 from longrnn.nn.clocked_stack import ClockedStack
 from longrnn.tasks import Sequences, Task
@@ -83,7 +84,6 @@ class Network(nn.Module):
         # As it is and not compiled, so that a resumed run has the bits of one that never stopped.
         mux = MuxUnroll(self.recurrent, buckets, overflow="grow", compile=False)
         self._unrolled = (mux,)  # in a tuple, where its parameters are not counted again
-        self._takes = self._takes | {"lengths"}
 
     def forward(self, input: Tensor | Sequences, state: Any = None) -> Answer:
         """Answer for a batch of sequences that go on from `state`."""
@@ -103,25 +103,21 @@ class Network(nn.Module):
 
     def _run(self, sequences: Sequences, state: Any) -> tuple[Tensor, Any, Tensor | None]:
         """Outputs of the layer (B, T, n), its state, and its updates if it chooses them."""
-        x = self.embedding(sequences.values)
+        values, lengths, times, ends = sequences
+        x = self.embedding(values)
         if self._appends_times:
             feature = self._time_feature(sequences) / self.time_scale
             x = torch.cat([x, feature.unsqueeze(-1).to(x.dtype)], -1)
-        if sequences.lengths is not None and "lengths" not in self._takes:
-            assert isinstance(self.recurrent, nn.RNNBase), "every other layer takes lengths"
-            return *run_padded(self.recurrent, x, state, sequences.lengths.to(x.device)), None
-        given = {
-            name: value
-            for name, value in sequences._asdict().items()
-            if name != "values" and value is not None
-        }
-        if self._appends_times:
-            given.pop("times", None)
+            times = None
+        given = {k: v for k, v in (("times", times), ("cu_seqlens", ends)) if v is not None}
         for name in given:
             if name not in self._takes:
                 raise ValueError(f"{name} must be for a layer that takes it, got {self.model}")
-        layer = self._unrolled[0] if self._unrolled else self.recurrent
-        output, state, *updates = layer(x, state, **given)
+        if self._unrolled:
+            output, state, *updates = self._unrolled[0](x, state, lengths=lengths, **given)
+        else:
+            lengths = None if lengths is None else lengths.to(x.device)
+            output, state, *updates = call_module(self.recurrent, x, state, lengths, given)
         return output, state, updates[0] if updates else None
 
 

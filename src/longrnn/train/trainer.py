@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_map
 
 from longrnn.ops import budget_loss
 from longrnn.tasks import Sequences, Task
+from longrnn.tasks.timed import NO_TARGET
 from longrnn.train import schedule
-from longrnn.train.counting import macs_per_sequence, updates_per_sequence
+from longrnn.train.counting import count_sequences, macs_per_sequence, updates_per_sequence
 from longrnn.train.load import create_network
-from longrnn.train.loaders import BucketLoader, create_loaders, rest_of_epoch
+from longrnn.train.loaders import create_loaders
 from longrnn.train.metrics import Metrics
 from longrnn.train.network import Answer
 from longrnn.train.progress import Bar
@@ -56,16 +57,16 @@ class Trainer:
         self.interrupted = False
         self.saved = -1
         self._durations: collections.deque[float] = collections.deque(maxlen=20)
-        train, test = create_loaders(task, settings, accelerator)
-        if settings.batching == "mux" and isinstance(train, BucketLoader):
-            self.network.multiplex(train.buckets)
-        self.batches = len(train)
+        self.order, self.train_loader, test = create_loaders(task, settings, accelerator)
+        if settings.batching == "mux":
+            self.network.multiplex(self.order.buckets)
+        self.batches = len(self.order)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda _: schedule.learning_rate_factor(settings.schedule, self.progress)
         )
-        self.model, self.optimizer, self.scheduler, self.train_loader, self.test_loader = (
-            accelerator.prepare(self.network, optimizer, scheduler, train, test)
+        self.model, self.optimizer, self.scheduler, self.test_loader = accelerator.prepare(
+            self.network, optimizer, scheduler, test
         )
 
     @property
@@ -86,11 +87,10 @@ class Trainer:
 
     def train_epoch(self, stop: StopSignal, metrics: Metrics, bar: Bar, save: Save) -> None:
         """Train from where the epoch stands to its end, or until the run ends or is stopped."""
-        getattr(self.task.train_set, "set_epoch", lambda _: None)(self.epoch)
         self.train_loader.set_epoch(self.epoch)
-        loader = rest_of_epoch(self.train_loader, self.batch, self.accelerator)
+        self.order.load_state_dict(self.order.state_dict(self.batch))  # what is left of it
         started = time.perf_counter()
-        for input, target in loader:
+        for input, target in self.train_loader:
             told = self._train_batch(input, target)
             self._agree(told, time.perf_counter() - started, stop)
             if self.accelerator.sync_gradients:
@@ -101,12 +101,13 @@ class Trainer:
         self.epoch, self.batch, self.carried = self.epoch + 1, 0, None
 
     def _train_batch(self, input: Tensor | Sequences, target: Tensor) -> Tensor:
-        """Learn from a batch; return its loss, score and updates, three numbers."""
+        """Learn from a batch; return loss, score and updates, as `_judge` does."""
         self.network.train()
         with self.accelerator.accumulate(self.model):
             answer = self.model(input, self.carried)
-            told = self._judge(answer, input, target)
-            self.accelerator.backward(told[0] + self._budget(input, answer))
+            weights = self._weights(input, target)
+            told = self._judge(answer, input, target) * weights
+            self.accelerator.backward(told[0] + self._budget(input, answer) * weights[2])
             if self.accelerator.sync_gradients:
                 self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.grad_clip)
             self.optimizer.step()
@@ -115,6 +116,17 @@ class Trainer:
         if self.task.carries_state:
             self.carried = tree_map(lambda tensor: tensor.detach(), answer.state)
         return told.detach()
+
+    def _weights(self, input: Tensor | Sequences, target: Tensor) -> Tensor:
+        """What this process's loss, score and updates count for; 1 each where shares are even.
+
+        Loss and score are means over targets, updates over sequences. Weighted by how many of all
+        it has, their mean over the processes is that over the batch, and so is the gradient's.
+        """
+        targets = (target != NO_TARGET).sum()
+        sequences = torch.full_like(targets, count_sequences(input))
+        own = torch.stack([targets, targets, sequences]).float()
+        return own * self.accelerator.num_processes / self.accelerator.reduce(own)
 
     def _budget(self, input: Tensor | Sequences, answer: Answer) -> Tensor | float:
         """What the updates of a batch cost."""
