@@ -310,12 +310,60 @@ def test_tolerance_is_what_is_asked_for_and_reported():
         states, report = solved(case, **options)
         before = torch.cat([case.state.unsqueeze(0), states[:-1]])
         after = case.cell(case.inputs.flatten(0, 1), before.flatten(0, 1)).view_as(states)
-        sizes = torch.cat([case.state.unsqueeze(0), states]).abs().amax(2).cummax(0).values[1:]
-        residual = ((after - states).abs().amax(2) / sizes).amax(0)
+        sizes = states.abs().maximum(after.abs()) + _flow(case, before)
+        residual = ((after - states).abs() / sizes).amax((0, 2))
         assert (residual <= 1e-2).all()
         torch.testing.assert_close(report.residuals[0], residual, rtol=1e-3, atol=1e-6)
         assert (report.iterations <= few).all()
     assert (solved(calm, jacobian="dense")[1].iterations > 4).all()
+
+
+def _flow(case, before):
+    """|J| |before| at every step, from the whole Jacobian."""
+    rows = before.flatten(0, 1).detach()
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda s: case.cell(x, s), row)  # noqa: B023
+        for x, row in zip(case.inputs.flatten(0, 1), rows, strict=True)
+    ]
+    return (torch.stack(jacobians).abs() @ rows.abs().unsqueeze(-1)).view_as(before)
+
+
+def saturating(x, s):
+    """Forgets how large a number was."""
+    w = 0.3 * torch.tensor([[1.0, -1, 1], [1, 1, -1], [-1, 1, 1]], dtype=s.dtype)
+    return torch.tanh(x + s @ w)
+
+
+def adding(x, s):
+    """One that grows by a thousand a step, beside others that have nothing to do with it."""
+    return torch.cat([s[:, :1] + 1000, saturating(x, s * torch.tensor([0.0, 1, 1]))[:, 1:]], 1)
+
+
+@pytest.mark.parametrize("jacobian", ["diagonal", "dense"])
+@pytest.mark.parametrize(
+    ("cell", "first"),
+    [(saturating, 1e2), (saturating, 1e4), (saturating, 1e8), (adding, 0.0)],
+)
+def test_small_numbers_are_not_excused_by_large_ones(cell, first, jacobian):
+    x, h = torch.randn(400, 2, 3), torch.tensor([[first, 0, 0]] * 2)
+    states, _ = solve_recurrence(cell, x, h, jacobian=jacobian)
+    exact = reference(cell, x, h)
+    torch.testing.assert_close(states[..., 1:], exact[..., 1:], rtol=0, atol=1e-4)
+    torch.testing.assert_close(states[..., 0], exact[..., 0], rtol=1e-6, atol=1e-4)
+
+
+@each_jacobian
+def test_what_cancels_is_asked_for_no_more_than_rounding(jacobian):
+    """Two large numbers that are nearly the same, and their difference."""
+
+    def cell(x, s):
+        large = 1e4 * torch.tanh(x + torch.tensor([3e-5, 3.0001e-5]) * s[:, :2])
+        return torch.cat([large, s[:, :1] - s[:, 1:2]], 1)
+
+    x, h = torch.randn(300, 2, 1), torch.zeros(2, 3)
+    states, report = solve_recurrence(cell, x, h, jacobian=jacobian)
+    assert (report.iterations <= 5).all()  # 8 if it were held to its own size
+    torch.testing.assert_close(states, reference(cell, x, h), rtol=0, atol=1e-2)
 
 
 def test_small_tensors_of_a_state_are_held_to_their_own_size():

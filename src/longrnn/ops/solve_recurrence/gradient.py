@@ -67,7 +67,7 @@ class LinearSolved(torch.autograd.Function):
         """Solve it."""
         states, initial, *rest = tensors
         before = previous(states, initial, None, 0, False)
-        jacobian = steps.jacobian(*steps.with_graph(rest[: steps.inputs], before))
+        jacobian, _ = steps.jacobian(*steps.with_graph(rest[: steps.inputs], before))
         ctx.steps, ctx.transposed = steps, transposed
         solution = solve_linear(jacobian, right, transposed=transposed)
         ctx.save_for_backward(solution, *tensors)

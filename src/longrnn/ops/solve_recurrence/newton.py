@@ -16,7 +16,7 @@ class Solution(NamedTuple):
     Attributes:
         states: Packed, (T, B, M, n).
         iterations: Linear recurrences solved until each sequence had converged, (B,).
-        residuals: Of each step, relative to the states so far, (T, B).
+        residuals: Of each step, relative to what each number is made of, (T, B).
         right: How many steps of each sequence are right, (B,); T where it converged.
     """
 
@@ -51,7 +51,7 @@ def newton(
         guess: States to begin with, packed, (T, B, M, n).
         tol: Largest residual.
         max_iterations: After so many linear recurrences the chunk is given up.
-        trust: Residual up to which J is taken as it is; see `_trusted`.
+        trust: `_distance` up to which J is taken as it is; see `_trusted`.
     """
     states, (T, B) = guess.clone(), guess.shape[:2]
     residuals = torch.full_like(guess[..., 0, 0], torch.nan)
@@ -63,7 +63,16 @@ def newton(
         before = previous(window, last, None, 0, False)
         graph, before = steps.with_graph([x[begin:] for x in inputs], before)
         after, step = graph.detach(), torch.arange(begin, T, device=right.device).unsqueeze(1)
-        residual = _residual(steps, after, states, initial)
+        off, size = (after - window).abs(), after.abs().maximum(window.abs())
+        residual = _relative(off, size)
+        if not ((residual <= tol) | (step < right)).all():
+            # Each number is judged by its own size and by what flows into it, |J| |s_{t-1}|: one
+            # that passes is what the cell says of a state whose numbers are each off by tol of
+            # themselves (Oettli and Prager's backward error), as rounding leaves them in a loop.
+            # No larger number excuses a small one that it does not reach, and one that is nearly
+            # zero because large ones cancel is not asked for more than their rounding.
+            jacobian, flow = steps.jacobian(graph, before)
+            residual = _relative(off, size + flow.nan_to_num(0, 0, 0))
         residual = torch.where(step < right, residuals[begin:], residual)
         residuals[begin:] = residual
         right = begin + (residual <= tol).cumprod(0).sum(0)  # a nan is not
@@ -73,7 +82,7 @@ def newton(
         first = (right - begin).clamp_max(T - begin - 1), torch.arange(B, device=right.device)
         if not after[first].isfinite().all():  # from a state that is right
             break
-        jacobian = _trusted(steps.jacobian(graph, before), residual <= trust)
+        jacobian = _trusted(jacobian, _distance(steps, after, states, initial) <= trust)
         done = (step < right)[..., None, None]
         usable = after.isfinite().flatten(2).all(2)[..., None, None]
         new = window + solve_linear(jacobian, torch.where(usable & ~done, after - window, 0))
@@ -99,7 +108,12 @@ def _trusted(jacobian: Tensor, trusted: Tensor) -> Tensor:
     return jacobian / torch.where(trusted.unsqueeze(-1), 1, norm)[..., None, None]
 
 
-def _residual(steps: Steps, after: Tensor, states: Tensor, initial: Tensor) -> Tensor:
+def _relative(off: Tensor, size: Tensor) -> Tensor:
+    """The largest relative error of each step and sequence, (T, B)."""
+    return (off / size.clamp_min(torch.finfo(off.dtype).tiny)).flatten(2).amax(2)
+
+
+def _distance(steps: Steps, after: Tensor, states: Tensor, initial: Tensor) -> Tensor:
     """How far the last states are from what the cell says, over the largest number until then.
 
     Each tensor of the state is held against itself; the largest counts, (T', B).

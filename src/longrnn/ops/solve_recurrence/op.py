@@ -27,8 +27,8 @@ class Report(NamedTuple):
 
     Attributes:
         iterations: Linear recurrences solved until each sequence had converged, (chunks, B).
-        residuals: The largest |s_t - f(x_t, s_{t-1})| of each sequence over the largest |s| until
-            then, each tensor of the state by itself, (chunks, B); 0 where steps ran in sequence.
+        residuals: The largest |s_t - f(x_t, s_{t-1})| of each sequence, each number over what it
+            is made of, |s_t| + |J_t| |s_{t-1}|, (chunks, B); 0 where steps ran in sequence.
         sequential: Whether steps ran in sequence after all, (chunks,).
     """
 
@@ -63,7 +63,8 @@ def solve_recurrence(
     After k iterations the first k states are exact, whatever stands in the place of $J$, so that T
     iterations always do. A cell that forgets takes a handful; one that is chaotic takes about T,
     and then a loop is faster. The result is judged by the equation: a sequence is solved where
-    $|s_t - f(x_t, s_{t-1})| \le$ `tol` times the largest $|s|$ until then, at every step.
+    $|s_t - f(x_t, s_{t-1})| \le$ `tol` $(|s_t| + |J_t| |s_{t-1}|)$ at every step and for every
+    number of the state: what changes of each number by `tol` of itself could have made of it.
 
     Args:
         cell: f: `cell(input, state)` returns the next state, as `nn.GRUCell` and `nn.LSTMCell`
@@ -78,9 +79,10 @@ def solve_recurrence(
             that is several, such as (h, c) of one unit.
         tol: Largest relative residual; 16 times the rounding unit of the dtype if None.
         max_iterations: Linear recurrences that a chunk may take.
-        trust: Relative residual above which a step's Jacobian is not trusted to expand: it is
-            scaled to a norm of at most 1. `math.inf` is Newton's method as it is, which may take
-            several times as many iterations where states are unstable for a while.
+        trust: Residual, over the largest number until then, above which a step's Jacobian is not
+            trusted to expand: it is scaled to a norm of at most 1. `math.inf` is Newton's method
+            as it is, which may take several times as many iterations where states are unstable
+            for a while.
         chunk_size: Steps solved at once; all if None. Memory, in the gradient too, is that of one
             chunk and the states. A chunk starts from the last state of the one before.
         guess: States to start from, in the form of the result, such as those of the last call.

@@ -106,21 +106,25 @@ class Steps:
         with torch.enable_grad():
             return self.evaluate([x.detach() for x in inputs], before), before
 
-    def jacobian(self, after: Tensor, before: Tensor, exact: bool | None = None) -> Tensor:
-        """The Jacobian of each step in blocks, (T, B, M, n, n).
+    def jacobian(
+        self, after: Tensor, before: Tensor, exact: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The Jacobian of each step in blocks, (T, B, M, n, n), and |J| |before|, of all of it.
 
         Rows of all blocks are one product where it is known to have no more, else one each.
         """
         exact = self.exact if exact is None else exact
-        jacobian = before.new_empty(*before.shape, self.n)
+        jacobian, flow = before.new_empty(*before.shape, self.n), torch.empty_like(before)
+        sizes = before.detach().abs()
         cotangent = torch.zeros_like(before, requires_grad=False)
         for i in range(self.n):
             for block in [slice(None)] if exact else range(self.blocks):
                 cotangent[..., block, i] = 1
                 row = pull(after, before, cotangent)
                 jacobian[..., block, i, :] = row[..., block, :]
+                flow[..., block, i] = (row.abs() * sizes).sum(-1 if exact else (-2, -1))
                 cotangent[..., block, i] = 0
-        return jacobian
+        return jacobian, flow
 
     def _has_structure(self) -> bool:
         """Whether the Jacobian has no more than its blocks, at random states.
@@ -133,7 +137,7 @@ class Steps:
         shape = (2, len(inputs[0]), B, self.blocks, self.n)
         before, cotangent = torch.randn(shape, generator=generator).to(members(self.state_form)[0])
         after, before = self.with_graph(inputs, before)
-        jacobian = self.jacobian(after, before, exact=True)
+        jacobian, _ = self.jacobian(after, before, exact=True)
         expected = (jacobian * cotangent.unsqueeze(-1)).sum(-2)
         error = (pull(after, before, cotangent) - expected).abs().max()
         size = (jacobian.abs() * cotangent.abs().unsqueeze(-1)).max()
