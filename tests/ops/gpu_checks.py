@@ -913,6 +913,44 @@ def test_corrections_do_not_overflow(cell, sign):
     torch.testing.assert_close(output.cpu(), wanted, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_diagonal_gradients_are_finite_where_products_of_derivatives_are_not(cell):
+    """States rest at 0, where the derivative is 3; the first steps are looked at."""
+    T, candidate = 140, 2 if cell == "gru" else 1
+    gates, weight, state = [0 * x for x in draw_diagonal(cell, (T, 1), 1, 1)]
+    gates[..., 3 - candidate] = 2.0  # open
+    weight[candidate] = 6.0
+    inputs, run = (gates, weight, state), (None, None, cell, 0, False)
+    seen = (torch.arange(T) < 20).float().view(T, 1, 1)
+    _, _, *wanted = value_and_grads(
+        lambda *x: diagonal_recurrence_plain(*x, *run), [x.double() for x in inputs], [seen, None]
+    )
+    tensors, run = on_device(*inputs), (*run, True, "parallel")
+    output, _, cells = diagonal.forward(*tensors, *run)
+    kept = (output, cells, *run[2:5], "parallel")
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = diagonal.backward(*on_device(seen), None, *tensors, *run[:2], *kept)
+    assert wanted[2].max() > 1e3
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours.cpu().double(), theirs, rtol=1e-5, atol=0)
+
+
+@COUNTED
+@pytest.mark.parametrize("size", [1e30, torch.inf, torch.nan])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_huge_state_excuses_no_other_number(cell, size, turns, monkeypatch):
+    """Nor does one that is no number hold them up."""
+    monkeypatch.setattr(diagonal, "WARPS", 32)  # two units a tile
+    gates, weight, state = draw_diagonal(cell, (32, 1), 1, 4)
+    state[-1, 0, 0] = size
+    run = (None, None, cell, 0, False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        output, _, _ = diagonal.forward(gates, weight, state, *run, False, "parallel")
+    wanted, _ = diagonal_recurrence_plain(gates, weight, state, *run)
+    torch.testing.assert_close(output[..., 1:], wanted[..., 1:], rtol=0, atol=4e-6)
+    assert len(turns) < 30
+
+
 def test_diagonal_chooses_its_form_by_what_there_is_to_do():
     def steps(T, B, n):
         gates, _, state = draw_diagonal("gru", (T, B), B, n)

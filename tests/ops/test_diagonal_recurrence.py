@@ -174,6 +174,38 @@ def test_states_that_are_no_number_stop_nothing(cell, reverse, turns):
 
 
 @each_cell
+@pytest.mark.parametrize("size", [1e12, 1e30, torch.inf, torch.nan])
+def test_a_huge_state_excuses_no_other_number(cell, size, turns):
+    """Nor does one that is no number hold them up."""
+    (gates, weight, state), _ = arguments(cell, 200, 3, 4, "time first")
+    state[-1, 0, 0] = size
+    wanted, _ = diagonal_recurrence_plain(gates, weight, state, None, None, cell, 0, False)
+    got, _ = diagonal_recurrence(gates, weight, state, cell, algorithm="parallel")
+    torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-13, equal_nan=True)
+    assert len(turns) < 20
+
+
+@each_cell
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
+def test_gradients_are_finite_where_products_of_derivatives_are_not(cell, reverse):
+    """States rest at 0, where the derivative of a step is 3; the first steps are looked at."""
+    (gates, weight, state), _ = arguments(cell, 1000, 1, 4, "time first", torch.float32)
+    gates, weight, candidate = 0 * gates, 0 * weight, 2 if cell == "gru" else 1
+    gates.chunk(3, -1)[3 - candidate].fill_(2.0)  # open
+    weight[candidate] = 6.0
+    seen = slice(-20, None) if reverse else slice(20)
+
+    def grads(algorithm):
+        inputs = [v.detach().requires_grad_() for v in (gates, weight, 0 * state)]
+        y, _ = diagonal_recurrence(*inputs, cell, reverse=reverse, algorithm=algorithm)
+        return torch.autograd.grad(y[seen].sum(), inputs)
+
+    found, wanted = grads("parallel"), grads("serial")
+    assert wanted[2].max() > 1e3
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+
+
+@each_cell
 @each_algorithm
 def test_saturated_gates_stay_finite(kernel, cell, algorithm):
     (gates, weight, state), _ = arguments(cell, 6, 1, 4, "time first", torch.float32)
@@ -184,6 +216,19 @@ def test_saturated_gates_stay_finite(kernel, cell, algorithm):
         )
         assert all(v.isfinite().all() for v in values)
         assert values[0].abs().max() <= 1.00001 * state.abs().max().clamp(min=1)
+
+
+@each_cell
+@each_algorithm
+def test_no_sequences(kernel, cell, algorithm):
+    (gates, weight, state), options = arguments(cell, 5, 0, 3, "lengths")
+    values = value_and_grads(
+        lambda *t: diagonal_recurrence(*t, cell, algorithm=algorithm, **options),
+        [gates, weight, state],
+    )
+    shapes = [(5, 0, 3), state.shape, gates.shape, weight.shape, state.shape]
+    assert [v.shape for v in values] == shapes
+    assert not values[3].any()
 
 
 @each_cell

@@ -7,7 +7,8 @@ after them is what the next steps start from. So turns happen where the numbers 
 takes as many as it needs, and memory is read once. Where units and sequences fill the device,
 STEPS is 1, and there is nothing to solve.
 
-The way back is linear: one scan a stretch, with the derivatives at the states that were kept.
+The way back is linear: one scan a stretch, with the derivatives at the states that were kept. Where
+products of those overflow, the stretch is gone through step by step.
 """
 
 from typing import Any, NamedTuple
@@ -221,6 +222,12 @@ def _within(x, most):
     return tl.where(x > most, most, tl.where(x < -most, -most, x))
 
 
+@triton.jit
+def _relative(move, x):
+    """How far a number moved, by its own size or 1."""
+    return tl.abs(move) / tl.maximum(tl.abs(x), 1.0)
+
+
 # Corrections are found among numbers that do not overflow: a state cannot be that far off, and
 # infinity times the 0 that is missing from exact states would be no number.
 _MOST = tl.constexpr(1e18)
@@ -275,6 +282,22 @@ def _before(x, start, STEPS: tl.constexpr, WIDTH: tl.constexpr):
 def _row(x, at, STEPS: tl.constexpr):
     """One row of a tile; 0 where it has none such."""
     return tl.sum(tl.where((tl.arange(0, STEPS) == at)[:, None], x, 0.0), 0)
+
+
+@triton.jit
+def _one_by_one(hh, hc, ch, cc, yh, gh, gc, STEPS: tl.constexpr):
+    """What the way back scans for; products of derivatives overflow where gradients need not."""
+    row = tl.arange(0, STEPS)[:, None]
+    mh = tl.zeros(hh.shape, hh.dtype)
+    mc = mh
+    for k in range(STEPS):
+        gh += _row(yh, k, STEPS)
+        by_h = _row(hh, k, STEPS) * gh + _row(ch, k, STEPS) * gc
+        gc = _row(hc, k, STEPS) * gh + _row(cc, k, STEPS) * gc
+        gh = by_h
+        mh = tl.where(row == k, gh[None, :], mh)
+        mc = tl.where(row == k, gc[None, :], mc)
+    return mh, mc
 
 
 @triton.jit
@@ -355,7 +378,6 @@ def _forward_kernel(
         if STEPS > 1:
             most_h = tl.maximum(tl.abs(h), 1.0)  # what a state can be
             most_c = tl.maximum(tl.abs(c), 1.0)
-            rounding = EPS * tl.max(tl.maximum(most_h, most_c))
             moved = tl.full((), 1e30, CARRY)
             turn = 0
             while turn < _TURNS * STEPS:
@@ -378,10 +400,10 @@ def _forward_kernel(
                 dc = _within(after_c + dc, most_c[None, :]) - after_c
                 after_h += dh
                 after_c += dc
-                move = tl.maximum(tl.abs(dh), tl.abs(dc))
+                move = tl.maximum(_relative(dh, after_h), _relative(dc, after_c))
                 move = tl.max(tl.where(inside & (move == move), move, 0.0))  # NaN stays NaN
-                slow = (move >= moved) & (move <= _STUCK * rounding)
-                turn = tl.where((move <= _SETTLED * rounding) | slow, _TURNS * STEPS, turn + 1)
+                slow = (move >= moved) & (move <= _STUCK * EPS)
+                turn = tl.where((move <= _SETTLED * EPS) | slow, _TURNS * STEPS, turn + 1)
                 moved = move
         before_h = _before(after_h, h, STEPS, WIDTH)
         before_c = _before(after_c, c, STEPS, WIDTH)
@@ -467,10 +489,16 @@ def _backward_kernel(
                 )
                 mh += p * gh[None, :] + q * gc[None, :]
                 mc += r * gh[None, :] + u * gc[None, :]
-                yc = _before(mc, gc, STEPS, WIDTH)
             else:
                 p, mh = tl.associative_scan((hh, hh * yh), 0, _compose)
                 mh += p * gh[None, :]
+                mc = mh
+            finite = (tl.abs(mh) < float("inf")) & (tl.abs(mc) < float("inf"))
+            if tl.max((inside & ~finite).to(tl.int32)) > 0:  # derived again: kept by none till here
+                hh, hc, ch, cc = _derivative(x0, x1, x2, w0, w1, w2, w3, w4, h, c, CELL)
+                mh, mc = _one_by_one(hh, hc, ch, cc, yh, gh, gc, STEPS)
+            if CELL == "lstm":
+                yc = _before(mc, gc, STEPS, WIDTH)
             yh += _before(mh, gh, STEPS, WIDTH)
         else:
             yh += gh[None, :]

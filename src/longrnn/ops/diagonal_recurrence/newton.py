@@ -10,6 +10,7 @@ first states are exact and stay, so is the next one: a cell that does not conver
 never the result. Where products of A's overflow, F(s_{t-1}) is the next guess, which keeps to that.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,8 +23,8 @@ from longrnn.ops.diagonal_recurrence.plain import pad
 from longrnn.ops.linear_recurrence.op import linear_recurrence
 from longrnn.ops.linear_recurrence.plain import final, previous
 
-# Roundings: a guess that moves by less is the solution, and so is one that moves by less than the
-# second and no longer approaches.
+# Roundings of a number: guesses of which each moves by less are the solution, and so are those that
+# move by less than the second and no longer approach.
 SETTLED, STUCK = 4, 1024
 TURNS = 2  # a step: one for the next state, one for its rounding
 
@@ -57,18 +58,20 @@ def forward(
 
     states = [start.unsqueeze(dim).expand_as(x[0]) for start in starts]  # the guess
     before, moved = befores(states), float("inf")
-    T, numbers = gates.shape[dim], torch.finfo(gates.dtype)
-    rounding = numbers.eps * max((float(b.max()) for b in bounds if b.numel()), default=1)
-    for _ in range(TURNS * T):
-        missing = [new - s for new, s in zip(step(before), states, strict=True)]
+    rounding = torch.finfo(gates.dtype).eps
+    for _ in range(TURNS * gates.shape[dim] if gates.numel() else 0):
+        new = step(before)
+        missing = [n - s for n, s in zip(new, states, strict=True)]
         steps = _solve(_transitions(x, w, before, valid, cell), missing, None, dim, reverse)
-        if any(bool(d.isnan().any()) for d in steps):
-            lost = _nan_so_far(missing, dim, reverse)
-            steps = [d.where(lost | ~d.isnan(), m) for d, m in zip(steps, missing, strict=True)]
-        guess = [(s + d).clamp(-b, b) for s, d, b in zip(states, steps, bounds, strict=True)]
-        # A state that is no number stays none.
-        moves = [(g - s).abs().nan_to_num(0.0).max() for g, s in zip(guess, states, strict=True)]
-        last, moved = moved, max(map(float, moves))
+        guess = [(s + d).clamp_(-b, b) for s, d, b in zip(states, steps, bounds, strict=True)]
+        moves = [_move(g, s).max() for g, s in zip(guess, states, strict=True)]
+        last, moved = moved, torch.stack(moves).max().item()
+        if math.isnan(moved):
+            lost = _nan_so_far(new, dim, reverse)
+            guess = [g.where(lost | ~g.isnan(), n) for g, n in zip(guess, new, strict=True)]
+            # A state that is no number stays none.
+            pairs = zip(guess, states, strict=True)
+            moved = max(_move(g, s).nan_to_num_(0.0).max().item() for g, s in pairs)
         states, before = guess, befores(guess)
         if moved <= SETTLED * rounding or (last <= moved <= STUCK * rounding):
             break
@@ -112,6 +115,8 @@ def backward(
     transposed = list(zip(*_transitions(x, w, before, valid, cell), strict=True))
     impulses = [sum(a * g for a, g in zip(row, incoming, strict=True)) for row in transposed]
     r = _solve(transposed, impulses, ends.unbind(), dim, not reverse)
+    if not math.isfinite(sum(s.sum().item() for s in r)):  # though gradients may be
+        r = _one_by_one(transposed, impulses, ends.unbind(), dim, not reverse)
     after = [
         g + previous(s, end, None, dim, not reverse)
         for g, s, end in zip(incoming, r, ends.unbind(), strict=True)
@@ -132,11 +137,16 @@ def _inside(new: Tensor, valid: Tensor | None, otherwise: Tensor) -> Tensor:
     return new if valid is None else new.where(valid, otherwise)
 
 
+def _move(new: Tensor, old: Tensor) -> Tensor:
+    """How far each number moved, by its own size or 1."""
+    return (new - old).abs_().div_(new.abs().clamp_(min=1))
+
+
 def _nan_so_far(parts: Parts, dim: int, reverse: bool) -> Tensor:
     """Whether any part is NaN at a step or at one before it."""
-    x = 0 * torch.stack(list(parts)).sum(0)
+    x = torch.stack(list(parts)).isnan().any(0)
     x = x.flip(dim).cumsum(dim).flip(dim) if reverse else x.cumsum(dim)
-    return x.isnan()
+    return x > 0
 
 
 def _transitions(
@@ -168,3 +178,20 @@ def _solve(
     start = None if initial is None else torch.stack(list(initial), -1)
     b = torch.stack(list(impulses), -1)
     return block_linear_recurrence(blocks, b, start, dim=dim, reverse=reverse).unbind(-1)
+
+
+def _one_by_one(
+    transitions: Sequence[Sequence[Tensor]], impulses: Parts, state: Parts, dim: int, reverse: bool
+) -> Parts:
+    """What `_solve` finds by products of transitions, where those overflow and states do not."""
+    states = []
+    span = range(impulses[0].shape[dim])
+    for t in reversed(span) if reverse else span:
+        state = [
+            b.select(dim, t) + sum(a.select(dim, t) * s for a, s in zip(row, state, strict=True))
+            for row, b in zip(transitions, impulses, strict=True)
+        ]
+        states.append(state)
+    if reverse:
+        states.reverse()
+    return [torch.stack(part, dim) for part in zip(*states, strict=True)]
