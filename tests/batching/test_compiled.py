@@ -54,9 +54,11 @@ def test_the_faster_way_is_taken_and_told(
             time.sleep(plain_ms / 1e3)
             return super().forward(*args, **kwargs)
 
-    compiled_runs = []
+    compiled_runs, made = [], []
 
     def compile_call(call):
+        made.append(call)
+
         def fake(input, state, lengths, per_step):
             compiled_runs.append(input.shape[0])
             time.sleep(compiled_ms / 1e3)
@@ -74,6 +76,8 @@ def test_the_faster_way_is_taken_and_told(
             assert_close(multiplexed(x)[0], SRU.forward(module, x)[0])
     tried = 6
     assert compiled_runs == [4] * tried + ([4, 8] if way == "compiled" else [])
+    assert len(made) == (2 if way == "compiled" else 1)  # what was tried is kept
+    assert multiplexed.stats()["graphs"] == (2 if way == "compiled" else 0)
     name = "with gradients" if gradients_on else "without"
     assert multiplexed.stats()["way"].startswith(f"{name} {way}: ")
     assert multiplexed.stats()["way"].endswith("ms compiled")

@@ -52,7 +52,7 @@ def recorded_on_cpu(monkeypatch):
         if device not in self._engines:
             call = lambda *args: mux.call_module(self.module, *args)  # noqa: E731
             self._engines[device] = recorded.RecordedCalls(
-                self.module, call, self.max_graphs, CallsAgain
+                self.module, call, lambda: self.max_graphs, CallsAgain
             )
         return self._engines[device]
 
@@ -169,6 +169,7 @@ def test_training_with_one_optimizer_moves_the_weights_as_without_buckets(way):
 
 def test_stats_count_what_was_run():
     multiplexed = MuxUnroll(SRU(3, 5), [4, 8, 16], compile=False)
+    before = multiplexed.stats()
     for lengths, T in (([3, 4], 16), ([7, 2], 8), ([16, 1], 16), (None, 4)):
         multiplexed(
             torch.randn(T, 2, 3), lengths=None if lengths is None else torch.tensor(lengths)
@@ -178,6 +179,7 @@ def test_stats_count_what_was_run():
     assert stats["valid_steps"] == 7 + 9 + 17 + 8
     assert stats["padded_steps"] == 1 + 5 + 15 + 0
     assert (stats["way"], stats["graphs"], stats["memory_bytes"]) == ("sliced", 0, 0)
+    assert before == dict.fromkeys(stats, 0) | {"hits": {4: 0, 8: 0, 16: 0}, "way": "not yet run"}
 
 
 def test_a_batch_longer_than_the_last_bucket_is_an_error_or_makes_new_ones():
@@ -187,8 +189,18 @@ def test_a_batch_longer_than_the_last_bucket_is_an_error_or_makes_new_ones():
     module = SRU(3, 5)
     growing = MuxUnroll(module, [8, 16], overflow="grow", compile=False)
     assert_close(growing(x)[0], module(x)[0])
-    assert growing.buckets == [8, 16, 20, 25, 32]
-    assert growing.stats()["hits"][32] == 1
+    assert growing.buckets == [8, 16, 32]
+    assert growing.max_graphs == 4 * 3
+    for T in (18, 20, 32, 17, 33):
+        growing(x[:1].expand(T, 2, 3))
+    assert growing.stats()["hits"] == {8: 0, 16: 0, 20: 3, 32: 2, 40: 1}
+
+
+def test_new_buckets_make_room_for_their_graphs(recorded_on_cpu):
+    growing = MuxUnroll(SRU(3, 5), [2], overflow="grow")
+    for T in range(1, 12):
+        growing(torch.randn(T, 1, 3))
+    assert (growing.stats()["graphs"], growing.stats()["evicted"]) == (len(growing.buckets), 0)
 
 
 def test_a_recording_serves_its_shape_and_mode_and_no_other(recorded_on_cpu):
@@ -206,6 +218,16 @@ def test_a_recording_serves_its_shape_and_mode_and_no_other(recorded_on_cpu):
     assert CallsAgain.made == 4 * 2 + 1  # with a backward each, but for the one without gradients
 
 
+def test_a_recording_serves_its_autocast_and_no_other(recorded_on_cpu):
+    module, x = SRU(3, 5), torch.randn(4, 2, 3)
+    multiplexed = MuxUnroll(module, [4])
+    for dtype in (None, torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            for _ in range(2):
+                assert_close(multiplexed(x)[0], module(x)[0])
+    assert multiplexed.stats()["graphs"] == 3
+
+
 def test_the_least_recently_used_recording_goes(recorded_on_cpu):
     multiplexed = MuxUnroll(SRU(3, 5), [2, 4, 8], max_graphs=2)
     for T in (2, 4, 2, 8, 2):
@@ -218,14 +240,18 @@ def test_the_least_recently_used_recording_goes(recorded_on_cpu):
 
 def test_results_are_not_overwritten_by_the_next_batch(recorded_on_cpu):
     multiplexed = MuxUnroll(SRU(3, 5), [4])
-    output, state = multiplexed(torch.randn(4, 1, 3))
+    first = torch.randn(4, 1, 3)
+    output, state = multiplexed(first)
     output.sum().backward()
     kept = [output.detach().clone(), state.detach().clone()]
-    grads = {name: p.grad.clone() for name, p in multiplexed.named_parameters()}
-    multiplexed(torch.randn(4, 1, 3))[0].sum().backward()
+    other = torch.randn(4, 1, 3)
+    multiplexed(other)[0].sum().backward()
     assert_close([output.detach(), state.detach()], kept, rtol=0, atol=0)
-    again = {name: p.grad - grads[name] for name, p in multiplexed.named_parameters()}
-    assert all(not torch.equal(again[name], grads[name]) for name in grads)  # accumulated
+    parameters = list(multiplexed.parameters())
+    right = torch.autograd.grad(
+        sum(multiplexed.module(x)[0].sum() for x in (first, other)), parameters
+    )
+    assert_close([p.grad for p in parameters], list(right))  # accumulated
 
 
 def test_gradients_are_not_overwritten_by_the_next_batch(recorded_on_cpu):
@@ -267,6 +293,20 @@ def test_a_second_backward_is_an_error_and_not_a_wrong_gradient(recorded_on_cpu)
         loss.backward()
 
 
+def test_second_derivatives_are_had_where_calls_run_as_they_are_and_refused_elsewhere(way):
+    multiplexed, x = MuxUnroll(build("sru"), [4], compile=False), draw([4, 4], 4).requires_grad_()
+    (grad,) = torch.autograd.grad(multiplexed(x)[0].square().sum(), x, create_graph=True)
+    if way == "recorded":
+        with pytest.raises(RuntimeError, match="differentiate twice"):
+            torch.autograd.grad(grad.square().sum(), x)
+    else:
+        (right,) = torch.autograd.grad(
+            multiplexed.module(x)[0].square().sum(), x, create_graph=True
+        )
+        second = (torch.autograd.grad(g.square().sum(), x) for g in (grad, right))
+        assert_close(*second)
+
+
 def test_moved_or_frozen_weights_are_recorded_anew(recorded_on_cpu):
     multiplexed = MuxUnroll(nn.GRU(3, 5), [4])
     x = torch.randn(4, 2, 3)
@@ -298,6 +338,21 @@ def test_what_cannot_be_recorded_runs_as_it_is_and_is_told(recorded_on_cpu, monk
     assert len(caplog.records) == 1
 
 
+def test_a_lack_of_memory_is_an_error_and_not_a_call_that_cannot_be_recorded(
+    recorded_on_cpu, monkeypatch
+):
+    def failing(self, run):
+        raise torch.OutOfMemoryError("no memory")
+
+    multiplexed, x = MuxUnroll(SRU(3, 5), [4]), torch.randn(4, 1, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(CallsAgain, "record", failing)
+        with pytest.raises(torch.OutOfMemoryError):
+            multiplexed(x)
+    multiplexed(x)
+    assert (multiplexed.stats()["graphs"], multiplexed.stats()["not_recorded"]) == (1, 0)
+
+
 def test_recording_leaves_buffers_and_random_numbers_alone(recorded_on_cpu):
     class Norm(nn.Module):
         def __init__(self):
@@ -326,6 +381,11 @@ def test_a_copy_has_weights_of_its_own_and_no_graphs(duplicate, recorded_on_cpu)
     with torch.no_grad():
         one.module.weight_ih_l0.zero_()
     assert_close(other(x)[0], output)
+
+
+def test_it_shows_its_settings():
+    shown = "buckets=[4, 8], max_graphs=8, overflow='grow', compile=None"
+    assert shown in repr(MuxUnroll(SRU(3, 5), [4, 8], overflow="grow"))
 
 
 def test_a_state_dict_is_that_of_the_module_below_its_name():

@@ -1,7 +1,7 @@
 """A module's calls on a CPU: as they are, or compiled for each bucket."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -19,12 +19,14 @@ class CompiledCalls:
     Args:
         module: What is called.
         call: Calls it, with tensors and trees of them.
-        most: How many compiled calls are kept.
+        most: Tells how many compiled calls are kept.
         compile: Whether to compile; None leaves it to a trial at the first call with gradients,
             and another at the first without.
     """
 
-    def __init__(self, module: nn.Module, call: Call, most: int, compile: bool | None):
+    def __init__(
+        self, module: nn.Module, call: Call, most: Callable[[], int], compile: bool | None
+    ):
         self._module, self._call, self._compile = module, call, compile
         self._kept = Kept(most)
         self._verdicts: dict[bool, trial.Verdict] = {}
@@ -42,17 +44,17 @@ class CompiledCalls:
             return self._compile
         gradients = torch.is_grad_enabled()
         if gradients not in self._verdicts:
-            compiled = CompiledCalls(self._module, self._call, most=1, compile=True)
-            self._verdicts[gradients] = trial.compare(
-                self._call, args(), lambda *given: compiled.run(given), static_args(), self._module
-            )
-            _log.info("MuxUnroll runs %s", self._verdicts[gradients].why)
+            compiled, given = trial.compile_call(self._call), static_args()
+            verdict = trial.compare(self._call, args(), compiled, given, self._module)
+            self._verdicts[gradients] = verdict
+            _log.info("MuxUnroll runs %s", verdict.why)
+            if verdict.compiled:
+                self._kept.get_or_make(self._key(given), lambda: compiled)
         return self._verdicts[gradients].compiled
 
     def run(self, args: tuple[Any, ...]) -> Any:
         """Do `call(*args)` compiled for its shapes."""
-        key = (self._module.training, key_of(args))
-        return self._kept.get_or_make(key, lambda: self._compiled(args))(*args)
+        return self._kept.get_or_make(self._key(args), lambda: self._compiled(args))(*args)
 
     def report(self) -> dict[str, Any]:
         """What `MuxUnroll.stats` says of the way calls run."""
@@ -66,6 +68,9 @@ class CompiledCalls:
             "not_recorded": 0,
             "memory_bytes": 0,
         }
+
+    def _key(self, args: tuple[Any, ...]) -> Hashable:
+        return self._module.training, key_of(args)
 
     def _compiled(self, args: tuple[Any, ...]) -> Call:
         # A longer bucket may be too much for the compiler where a shorter one was not.

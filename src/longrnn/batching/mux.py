@@ -38,6 +38,9 @@ class MuxUnroll(nn.Module):
     `nn.LSTM`, `nn.GRU` and `nn.RNN`, which know no lengths, are run as if over a `PackedSequence`;
     those with hooks or a `forward` of their own are given one, if that takes no `lengths`.
 
+    Gradients of gradients are had where calls run as they are, which `compile=False` makes certain
+    on a CPU: graphs have none, nor have compiled calls, and autograd says so.
+
     Args:
         module: Called as `module(input, state, lengths=..., **per_step)`, it returns
             `(output, state)` or `(output, state, more of the output's layout, ...)`. Time is the
@@ -46,7 +49,7 @@ class MuxUnroll(nn.Module):
         max_graphs: How many graphs, or compiled calls, are kept; the least recently used goes
             first. None: four a bucket.
         overflow: What becomes of a batch longer than the last bucket: "error", or "grow", a new
-            bucket a quarter longer than the last, as often as it takes.
+            bucket: the last and a quarter, and a quarter of that, as often as it takes.
         compile: On a CPU, whether to compile; None leaves it to the trial.
 
     Raises:
@@ -73,12 +76,18 @@ class MuxUnroll(nn.Module):
         _checks.check_choice("overflow", overflow, ("error", "grow"))
         self.module = module
         self.buckets = check_buckets(buckets)
-        self.max_graphs = 4 * len(self.buckets) if max_graphs is None else max_graphs
-        _checks.check_positive(max_graphs=self.max_graphs)
-        self.overflow, self._compile = overflow, compile
+        if max_graphs is not None:
+            _checks.check_positive(max_graphs=max_graphs)
+        self.overflow, self._max_graphs, self._compile = overflow, max_graphs, compile
+        self._last = self.buckets[-1]  # of those given
         self._hits = collections.Counter[int]()
         self._run_steps = self._valid_steps = 0
         self._engines: dict[str, RecordedCalls | CompiledCalls] = {}
+
+    @property
+    def max_graphs(self) -> int:
+        """How many graphs, or compiled calls, are kept: as given, or four a bucket."""
+        return self._max_graphs or 4 * len(self.buckets)
 
     @property
     def batch_first(self) -> bool:
@@ -146,7 +155,8 @@ class MuxUnroll(nn.Module):
             that CUDA graphs hold.
         """
         reports = [calls.report() for calls in self._engines.values()]
-        report = reports[-1] if reports else {"way": "not yet run", "graphs": 0, "memory_bytes": 0}
+        counts = dict.fromkeys(("graphs", "evicted", "not_recorded", "memory_bytes"), 0)
+        report = reports[-1] if reports else {"way": "not yet run", **counts}
         return {
             "hits": {bucket: self._hits[bucket] for bucket in self.buckets},
             "valid_steps": self._valid_steps,
@@ -155,8 +165,11 @@ class MuxUnroll(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """Show the buckets in `print(model)`."""
-        return f"buckets={self.buckets}"
+        """Show the settings in `print(model)`."""
+        return (
+            f"buckets={self.buckets}, max_graphs={self.max_graphs}, overflow={self.overflow!r}, "
+            f"compile={self._compile}"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: not graphs, which belong to these very tensors."""
@@ -166,7 +179,10 @@ class MuxUnroll(nn.Module):
         """How the module is called on a device."""
         if device not in self._engines:
             call = functools.partial(call_module, self.module)
-            most = self.max_graphs
+
+            def most() -> int:  # which may grow
+                return self.max_graphs
+
             if device == "cuda":
                 self._engines[device] = RecordedCalls(self.module, call, most, CudaRecorder)
             else:
@@ -201,14 +217,19 @@ class MuxUnroll(nn.Module):
 
     def _bucket(self, longest: int) -> int:
         """The smallest bucket for a length; a new one where none is long enough and it may."""
-        if longest > self.buckets[-1] and self.overflow == "error":
+        if longest <= self._last:
+            return self.buckets[bisect.bisect_left(self.buckets, longest)]
+        if self.overflow == "error":
             raise ValueError(
-                f"input must have sequences of at most {self.buckets[-1]} steps, the last bucket, "
+                f"input must have sequences of at most {self._last} steps, the last bucket, "
                 f'got {longest}; overflow="grow" makes new buckets'
             )
-        while longest > self.buckets[-1]:
-            self.buckets.append(math.ceil(_GROWTH * self.buckets[-1]))
-        return self.buckets[bisect.bisect_left(self.buckets, longest)]
+        bucket = self._last
+        while bucket < longest:
+            bucket = math.ceil(_GROWTH * bucket)
+        if bucket not in self.buckets:
+            bisect.insort(self.buckets, bucket)
+        return bucket
 
 
 def call_module(

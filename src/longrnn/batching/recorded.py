@@ -35,13 +35,13 @@ class Recorder(Protocol):
 
 
 class Kept(OrderedDict[Hashable, Any]):
-    """What was made for each key, the latest used `most` of them.
+    """What was made for each key, the latest used `most()` of them.
 
     Args:
-        most: How many are kept.
+        most: Tells how many are kept.
     """
 
-    def __init__(self, most: int):
+    def __init__(self, most: Callable[[], int]):
         super().__init__()
         self.most, self.evicted = most, 0
 
@@ -49,7 +49,7 @@ class Kept(OrderedDict[Hashable, Any]):
         """What is kept for `key`, or else what `make` makes."""
         if key not in self:
             self[key] = make()
-            while len(self) > self.most:  # after making: a pool that runs empty cannot be reused
+            while len(self) > self.most():  # after making: a pool that runs empty cannot be reused
                 self.popitem(last=False)
                 self.evicted += 1
         self.move_to_end(key)
@@ -187,12 +187,16 @@ class RecordedCalls:
     Args:
         module: What is called; its parameters and its mode are looked at.
         call: Calls it, with tensors and trees of them.
-        most: How many recordings are kept.
+        most: Tells how many recordings are kept.
         make_recorder: Makes what records, each with a memory of its own.
     """
 
     def __init__(
-        self, module: nn.Module, call: Call, most: int, make_recorder: Callable[[], Recorder]
+        self,
+        module: nn.Module,
+        call: Call,
+        most: Callable[[], int],
+        make_recorder: Callable[[], Recorder],
     ):
         self._module, self._call, self._make_recorder = module, call, make_recorder
         self._kept = Kept(most)
@@ -264,6 +268,8 @@ class RecordedCalls:
         try:
             with untouched(self._module):
                 return Recorded(self._call, args, parameters, self._recorder)
+        except torch.OutOfMemoryError:  # which says nothing about the call
+            raise
         except RuntimeError as error:  # the call waits for the device, or needs its own streams
             self._way = f"graphs; some calls cannot be recorded: {first_line(error)}"
             _log.warning("MuxUnroll: %s", self._way)
