@@ -444,6 +444,37 @@ def test_a_weight_may_reach_the_cell_by_several_ways():
         torch.testing.assert_close(ours, exact)
 
 
+class Changing(nn.Module):
+    """Uses a buffer, a frozen weight and an attribute besides what is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.learned = nn.Parameter(0.3 * torch.randn(4, 4))
+        self.frozen = nn.Parameter(0.3 * torch.randn(4, 4), requires_grad=False)
+        self.register_buffer("scale", torch.ones(4))
+        self.k = 1.0
+
+    def forward(self, x, s):
+        return torch.tanh(self.k * self.scale * (x + s @ self.learned) + s @ self.frozen)
+
+
+@pytest.mark.parametrize("what", ["scale", "frozen", "k", "second derivative"])
+def test_a_cell_that_changed_since_is_told_by_its_gradient(what):
+    cell = Changing()
+    x = torch.randn(20, 2, 4, requires_grad=True)
+    states, _ = solve_recurrence(cell, x, torch.zeros(2, 4), tol=1e-2)
+    value = states.sum()
+    if what == "second derivative":
+        value = torch.autograd.grad(value, x, create_graph=True)[0].pow(2).sum()
+    torch.autograd.grad(value, cell.learned, retain_graph=True)
+    if what in ("scale", "frozen"):
+        getattr(cell, what).mul_(0.5)
+    else:
+        cell.k = 2.0
+    with pytest.raises(RuntimeError, match="needs the cell as it was when it was solved"):
+        value.backward()
+
+
 def test_only_what_needs_a_gradient_gets_one():
     case = elementwise(9)
     x, gate = (v.detach() for v in case.inputs)

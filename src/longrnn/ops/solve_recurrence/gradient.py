@@ -28,16 +28,16 @@ from longrnn.ops.solve_recurrence.steps import Steps, pull, solve_linear
 class Solved(torch.autograd.Function):
     """The states that were found, and their gradients.
 
-    Called with the steps, a list of the packed states, and what these depend on: the packed
-    initial state, the inputs, and what else the cell uses.
+    Called with the steps, their largest residual, a list of the packed states, and what these
+    depend on: the packed initial state, the inputs, and what else the cell uses.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, steps: Steps, states: list[Tensor], initial: Tensor, *tensors: Tensor
+        ctx: Any, steps: Steps, tol: float, states: list[Tensor], initial: Tensor, *tensors: Tensor
     ) -> Tensor:
         """Hand on the states."""
-        ctx.steps = steps
+        ctx.steps, ctx.tol = steps, tol
         ctx.save_for_backward(states[0], initial, *tensors)
         return states[0]
 
@@ -46,29 +46,32 @@ class Solved(torch.autograd.Function):
         """One linear recurrence, and one step of the cell."""
         tensors = ctx.saved_tensors
         with torch.autocast(grads[0].device.type, enabled=False):
-            adjoint = LinearSolved.apply(ctx.steps, True, grads[0], *tensors)
+            adjoint = LinearSolved.apply(ctx.steps, ctx.tol, True, grads[0], *tensors)
             by_states, *found = _differentiate(ctx.steps, lambda after, _: after, tensors, adjoint)
         assert by_states is not None  # they need a gradient, or nobody would ask for one
         _check(adjoint.detach(), grads[0].detach() + by_states.detach())
-        return None, None, *found
+        return None, None, None, *found
 
 
 class LinearSolved(torch.autograd.Function):
     """`solve_linear` with the Jacobian at the states.
 
-    Called with the steps, whether the Jacobian is transposed, the right side, and what the
-    Jacobian depends on: the packed states and initial state, the inputs, and what the cell uses.
+    Called with the steps, their largest residual, whether the Jacobian is transposed, the right
+    side, and what the Jacobian depends on: the packed states and initial state, the inputs, and
+    what the cell uses.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, steps: Steps, transposed: bool, right: Tensor, *tensors: Tensor
+        ctx: Any, steps: Steps, tol: float, transposed: bool, right: Tensor, *tensors: Tensor
     ) -> Tensor:
         """Solve it."""
         states, initial, *rest = tensors
         before = previous(states, initial, None, 0, False)
-        jacobian, _ = steps.jacobian(*steps.with_graph(rest[: steps.inputs], before))
-        ctx.steps, ctx.transposed = steps, transposed
+        after, before = steps.with_graph(rest[: steps.inputs], before)
+        jacobian, flow = steps.jacobian(after, before)
+        _check_unchanged(after.detach(), states, flow, tol)
+        ctx.steps, ctx.tol, ctx.transposed = steps, tol, transposed
         solution = solve_linear(jacobian, right, transposed=transposed)
         ctx.save_for_backward(solution, *tensors)
         return solution
@@ -78,7 +81,7 @@ class LinearSolved(torch.autograd.Function):
         """The other way, and the gradient of what is in the Jacobian."""
         solution, *tensors = ctx.saved_tensors
         with torch.autocast(solution.device.type, enabled=False):
-            other = LinearSolved.apply(ctx.steps, not ctx.transposed, grads[0], *tensors)
+            other = LinearSolved.apply(ctx.steps, ctx.tol, not ctx.transposed, grads[0], *tensors)
             adjoint, tangent = (solution, other) if ctx.transposed else (other, solution)
             found = _differentiate(
                 ctx.steps,
@@ -86,7 +89,7 @@ class LinearSolved(torch.autograd.Function):
                 tensors,
                 previous(tangent, None, None, 0, False),
             )
-        return None, None, other, *found
+        return None, None, None, other, *found
 
 
 def _differentiate(
@@ -109,6 +112,19 @@ def _differentiate(
         return [function(after, before)]
 
     return differentiate_plain(plain, [t if t.requires_grad else None for t in tensors], [grad])
+
+
+def _check_unchanged(after: Tensor, states: Tensor, flow: Tensor, tol: float) -> None:
+    """Raise unless the cell still says what the states were found by, but for other rounding."""
+    limit = max(4 * tol, torch.finfo(after.dtype).eps ** 0.5)
+    size = states.abs().flatten(2).amax(2)[..., None, None] + flow.nan_to_num(0, 0, 0)
+    off = (after - states).abs()
+    if not (off <= limit * size).all():
+        raise RuntimeError(
+            "the gradient of solve_recurrence needs the cell as it was when it was solved, got one "
+            f"that differs by {off.max():.1e}: a buffer, an attribute or a variable that it uses "
+            "has changed since"
+        )
 
 
 def _check(adjoint: Tensor, expected: Tensor) -> None:

@@ -104,7 +104,7 @@ def solve_recurrence(
         ValueError: If a shape, dtype, device, option or value is not as above, or `cell` returns
             what does not fit the state, or treats rows differently in company.
         RuntimeError: If a chunk has not converged, or a state is infinite or nan; it names the
-            step, the sequence and the residual.
+            step, the sequence and the residual. In backward, if the cell has changed since.
 
     Note:
         Gradients are exact whatever `jacobian` and the iterations were, to inputs, initial state
@@ -215,7 +215,7 @@ def _solve(
         found = steps.unpack(solution.states)
         if exact is not None:
             states = [exact.pack(found)]
-            solved = Solved.apply(exact, states, exact.pack(state), *piece, *exact.captured)
+            solved = Solved.apply(exact, tol, states, exact.pack(state), *piece, *exact.captured)
             found = exact.unpack(solved)
     return _Chunk(found, solution.iterations, residuals, sequential)
 
