@@ -535,7 +535,12 @@ def forgetful(x, state):
     return h, 0.5 * c + torch.rand_like(x)
 
 
-@pytest.mark.parametrize("cell", [saturating, mixing, forgetful])
+def clipped(x, state):
+    h, c = state
+    return h, (0.9 * c + x).clamp(-8, 8)
+
+
+@pytest.mark.parametrize("cell", [saturating, mixing, forgetful, clipped])
 def test_a_carry_that_is_no_linear_recurrence_is_refused(cell):
     with pytest.raises(ValueError, match="cell must carry its second state c unit by unit"):
         LinearSurrogate(cell, N, N)

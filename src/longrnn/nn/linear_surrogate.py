@@ -63,7 +63,8 @@ class LinearSurrogate(RecurrentStack):
     - `h, c = cell(input, (h, c))`: the surrogate stands for h, and c is carried. The next c must be
       affine in c, unit by unit: a c + b, where a and b depend on the input and on h. The layer
       finds them by forward differentiation. Whether this holds is tried when the layer is built,
-      on values (not on the meta device). Such a cell is called twice on all steps.
+      for c from 1 to 1000 (not on the meta device), and not again: a cell that clips c further out
+      is taken for one that does not. Such a cell is called twice on all steps.
 
     Args:
         cell: The cell. It keeps its weights, and becomes a part of the layer.
