@@ -1,5 +1,6 @@
 """`solve_recurrence` against its definition, the loop of `reference.py`, judged in float64."""
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -395,6 +396,27 @@ def test_narrow_numbers_are_computed_in_float32(dtype):
         for a, b in zip(ours, loop, strict=True):
             assert a.dtype == dtype
             torch.testing.assert_close(a.float(), b.float(), rtol=0, atol=16 * eps * b.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_inference_mode_and_its_tensors(dtype):
+    cell = nn.GRUCell(3, 4, dtype=dtype)
+    x, h = torch.randn(20, 2, 3, dtype=dtype), torch.zeros(2, 4, dtype=dtype)
+    exact, _ = solve_recurrence(cell, x, h)
+    with torch.inference_mode():
+        states, _ = solve_recurrence(cell, x, h)
+        assert not states.requires_grad
+        assert not torch.is_grad_enabled()
+        later = copy.deepcopy(cell)
+        given, guess = x.clone(), states.clone()
+        of_later, _ = solve_recurrence(later, given, h, guess=guess)
+    with torch.no_grad():
+        outside, _ = solve_recurrence(later, given, h)
+    for found in [states, of_later, outside]:
+        torch.testing.assert_close(found, exact)
+    of_given, _ = solve_recurrence(cell, given, h, jacobian="dense")
+    grads = [torch.autograd.grad(s.sum(), cell.weight_hh)[0] for s in (exact, of_given)]
+    torch.testing.assert_close(*grads)
 
 
 def test_autocast_is_off_inside():

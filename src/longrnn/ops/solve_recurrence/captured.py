@@ -15,11 +15,11 @@ from torch.overrides import TorchFunctionMode
 def find_captured(
     function: Callable[..., Any], given: Sequence[Tensor]
 ) -> tuple[list[Tensor], Any]:
-    """Call a function twice; return the tensors it uses that need a gradient or are of 16 bits.
+    """Call a function twice; return the tensors it uses that need a gradient or are `widened`.
 
     Args:
-        function: Called with `given`; returns tensors, singly or in a tuple. Those of 16 bits that
-            it was not given are of 32 to it.
+        function: Called with `given`; returns tensors, singly or in a tuple. Those that it was not
+            given are `widened` to it.
         given: Tensors that are not to be found.
 
     Returns:
@@ -44,8 +44,9 @@ def find_captured(
 
 
 def widened(x: Tensor) -> Tensor:
-    """In float32 if it has 16 bits."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    """In float32 if it has 16 bits; a copy if it is one of inference mode, that no graph takes."""
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.clone() if x.is_inference() else x
 
 
 class Replaced(TorchFunctionMode):
@@ -101,7 +102,7 @@ class _Listening(Replaced):
     def _matters(self, tensor: Tensor) -> bool:
         if tensor.requires_grad:
             return tensor.grad_fn is None or tensor.grad_fn._sequence_nr() < self.first
-        return tensor.dtype in (torch.float16, torch.bfloat16)
+        return tensor.dtype in (torch.float16, torch.bfloat16) or tensor.is_inference()
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

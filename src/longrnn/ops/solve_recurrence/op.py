@@ -146,6 +146,15 @@ def solve_recurrence(
 def _run(
     cell: Cell, inputs: Any, initial_state: Any, guess: Any, options: Options
 ) -> tuple[Any, Report]:
+    gradients = torch.is_grad_enabled()
+    # In inference mode too Jacobians come from a graph.
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        return _solve_chunks(cell, inputs, initial_state, guess, options)
+
+
+def _solve_chunks(
+    cell: Cell, inputs: Any, initial_state: Any, guess: Any, options: Options
+) -> tuple[Any, Report]:
     xs, state = members(inputs), members(initial_state)
     (T, B), dtype = xs[0].shape[:2], state[0].dtype
     if guess is not None:
