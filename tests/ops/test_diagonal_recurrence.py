@@ -336,3 +336,14 @@ G, W, H = torch.zeros(4, 3, 12), torch.zeros(3, 4), torch.zeros(1, 3, 4)
 def test_bad_input_gets_one_clear_error(arguments, options, message, algorithm):
     with pytest.raises(ValueError, match=message):
         diagonal_recurrence(*arguments, **{"algorithm": algorithm, **options})
+
+
+@pytest.mark.parametrize("name", ["weight", "initial_state", "lengths", "cu_seqlens"])
+def test_another_device_is_refused(name):
+    gates, layout = G, {"lengths": torch.tensor([4, 2, 0])}
+    if name == "cu_seqlens":
+        gates, layout = G[:, 0], {"cu_seqlens": torch.tensor([0, 1, 1, 4])}
+    given = {"weight": W, "initial_state": H, **layout}
+    given[name] = given[name].to("meta")
+    with pytest.raises(ValueError, match=rf"{name} must be on gates's device \(cpu\), got meta"):
+        diagonal_recurrence(gates, cell="gru", **given)

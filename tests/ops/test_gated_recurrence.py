@@ -360,8 +360,27 @@ G, H = torch.zeros(4, 3, 8), torch.zeros(3, 4)
             {"cu_seqlens": torch.tensor([0, 4]), "lengths": torch.tensor([4])},
             "lengths and cu_seqlens must not both be given",
         ),
+        (
+            (G[:, 0], H[:1], "gilr-tanh"),
+            {"cu_seqlens": torch.tensor([0.0, 4.0])},
+            "cu_seqlens must have dtype int32 or int64",
+        ),
     ],
 )
 def test_bad_input_gets_one_clear_error(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         gated_recurrence(*arguments, **options)
+
+
+@pytest.mark.parametrize("name", ["initial_state", "highway", "openness", "lengths", "cu_seqlens"])
+def test_another_device_is_refused(name):
+    gates = torch.zeros(4, 3, 12)
+    layout = {"lengths": torch.tensor([4, 2, 0])}
+    if name == "cu_seqlens":
+        gates, layout = gates[:, 0], {"cu_seqlens": torch.tensor([0, 1, 1, 4])}
+    shape = (*gates.shape[:-1], 4)
+    given = {"initial_state": H, "highway": torch.zeros(shape), "openness": torch.ones(shape)}
+    given |= layout
+    given[name] = given[name].to("meta")
+    with pytest.raises(ValueError, match=rf"{name} must be on gates's device \(cpu\), got meta"):
+        gated_recurrence(gates, cell="sru-tanh", **given)

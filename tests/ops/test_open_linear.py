@@ -77,3 +77,11 @@ def test_dispatcher_registration_is_complete():
     torch.library.opcheck(torch.ops.longrnn.open_linear.default, inputs)
     batched = torch.func.vmap(open_linear, in_dims=(0, None, None, 0))(*inputs)
     torch.testing.assert_close(batched, linear(*inputs[:3]))
+
+
+@pytest.mark.parametrize(("name", "at"), [("weight", 1), ("bias", 2), ("openness", 3)])
+def test_another_device_is_refused(name, at):
+    inputs = list(draw((4, 2), 3, 5, 2, 0.1))
+    inputs[at] = inputs[at].to("meta")
+    with pytest.raises(ValueError, match=rf"{name} must be on x's device \(cpu\), got meta"):
+        open_linear(*inputs)

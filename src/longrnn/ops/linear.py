@@ -36,12 +36,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Tensor)
     if not more:
         return functional.linear(x, weight, bias)
     if torch.compiler.is_compiling() or x.numel() >= weight.numel():
-        return functional.linear(*side_by_side(x, weight, *more), bias)
+        return functional.linear(*concatenated(x, weight, *more), bias)
     seen, weight_seen = more  # of a few steps: less work than copying the weights
     return functional.linear(x, weight, bias) + functional.linear(seen, weight_seen)
 
 
-def side_by_side(x: Tensor, weight: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
+def concatenated(x: Tensor, weight: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
     """One input and one weight whose product is the sum of two."""
     return (torch.cat([x, more[0]], -1), torch.cat([weight, more[1]], 1)) if more else (x, weight)
 

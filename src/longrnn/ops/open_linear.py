@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longrnn import _native
+from longrnn import _checks, _native
 from longrnn.ops._hidden_call import pointer
-from longrnn.ops.linear import linear, side_by_side
+from longrnn.ops.linear import concatenated, linear
 from longrnn.ops.linear_recurrence.cpu import DTYPES
 from longrnn.ops.linear_recurrence.transforms import transforms_active
 
@@ -35,10 +35,16 @@ def open_linear(
         - weight: (G n, m), bias: (G n,)
         - openness: (..., n)
         - returns: (..., G n)
+
+    Raises:
+        ValueError: If weight, bias or openness is not on the device of x.
     """
     if openness is None or not _can_skip(x, weight, bias, *more):
         return linear(x, weight, bias, *more)
-    x, weight = side_by_side(x, weight, *more)
+    for name, t in (("weight", weight), ("bias", bias), ("openness", openness)):
+        if t is not None:
+            _checks.check_same_device(name, t, "x", x)
+    x, weight = concatenated(x, weight, *more)
     return torch.ops.longrnn.open_linear(x, weight, bias, openness.to(x.dtype))
 
 

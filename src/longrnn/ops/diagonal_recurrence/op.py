@@ -64,7 +64,7 @@ def diagonal_recurrence(
         the state is carried in at least float32.
 
     Raises:
-        ValueError: If a shape, dtype or value is not as above.
+        ValueError: If a shape, dtype, device or value is not as above.
 
     Reference:
         Danieli, Rodriguez, Sarabia, Suau and Zappella, "ParaRNN: Unlocking Parallel Training of
@@ -136,11 +136,15 @@ def _check(
     rows, n = gates.shape[1 - dim], features // GATES
     if cu_seqlens is not None:
         _checks.check_cu_seqlens_shape("cu_seqlens", cu_seqlens)
+        _checks.check_same_device("cu_seqlens", cu_seqlens, "gates", gates)
         rows = cu_seqlens.shape[0] - 1
     _checks.check_shape("weight", weight, "W n", (CELLS[cell].weights, n))
     _checks.check_shape("initial_state", initial_state, "S B n", (CELLS[cell].states, rows, n))
+    _checks.check_same_device("weight", weight, "gates", gates)
+    _checks.check_same_device("initial_state", initial_state, "gates", gates)
     if lengths is not None:
         _checks.check_integers("lengths", lengths, "B", rows)
+        _checks.check_same_device("lengths", lengths, "gates", gates)
 
 
 def _has_kernel(device: torch.device, algorithm: str) -> bool:

@@ -66,7 +66,7 @@ def gated_recurrence(
         the bit by the CPU kernel, and to rounding where a scan composes steps.
 
     Raises:
-        ValueError: If a shape, dtype or value is not as above.
+        ValueError: If a shape, dtype, device or value is not as above.
 
     Reference:
         Martin and Cundy, ICLR 2018, https://arxiv.org/abs/1709.04057, section 3.
@@ -136,15 +136,24 @@ def _check(
         )
     if lengths is not None and cu_seqlens is not None:
         raise ValueError("lengths and cu_seqlens must not both be given")
-    rows = gates.shape[1 - dim] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    rows = gates.shape[1 - dim]
+    if cu_seqlens is not None:
+        _checks.check_cu_seqlens_shape("cu_seqlens", cu_seqlens)
+        _checks.check_same_device("cu_seqlens", cu_seqlens, "gates", gates)
+        rows = cu_seqlens.shape[0] - 1
     _checks.check_shape("initial_state", initial_state, "B n", (rows, features // count))
+    _checks.check_same_device("initial_state", initial_state, "gates", gates)
     if lengths is not None:
         _checks.check_integers("lengths", lengths, "B", rows)
+        _checks.check_same_device("lengths", lengths, "gates", gates)
     if (highway is not None) != CELLS[cell].highway:
         raise ValueError(f"highway must be given for the cells sru-* and no others, got {cell}")
     for name, x in (("highway", highway), ("openness", openness)):
-        if x is not None and x.shape != (*gates.shape[:-1], features // count):
+        if x is None:
+            continue
+        if x.shape != (*gates.shape[:-1], features // count):
             raise ValueError(f"{name} must have the output's shape, got {tuple(x.shape)}")
+        _checks.check_same_device(name, x, "gates", gates)
 
 
 def _has_kernel(device: torch.device) -> bool:
