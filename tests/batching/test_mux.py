@@ -193,6 +193,7 @@ def test_a_batch_longer_than_the_last_bucket_is_an_error_or_makes_new_ones():
     assert growing.max_graphs == 4 * 3
     for T in (18, 20, 32, 17, 33):
         growing(x[:1].expand(T, 2, 3))
+    assert growing.buckets == [8, 16, 20, 32, 40]
     assert growing.stats()["hits"] == {8: 0, 16: 0, 20: 3, 32: 2, 40: 1}
 
 
@@ -298,7 +299,7 @@ def test_second_derivatives_are_had_where_calls_run_as_they_are_and_refused_else
     (grad,) = torch.autograd.grad(multiplexed(x)[0].square().sum(), x, create_graph=True)
     if way == "recorded":
         with pytest.raises(RuntimeError, match="differentiate twice"):
-            torch.autograd.grad(grad.square().sum(), x)
+            grad.square().sum().backward()
     else:
         (right,) = torch.autograd.grad(
             multiplexed.module(x)[0].square().sum(), x, create_graph=True

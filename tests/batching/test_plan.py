@@ -1,4 +1,5 @@
 import itertools
+import math
 import time
 
 import pytest
@@ -58,9 +59,11 @@ def test_a_cap_on_waste_is_kept_with_the_fewest_buckets(lengths, max_waste):
     assert steps_run(lengths, buckets) == fewest[number]
 
 
-def test_a_waste_of_exactly_the_cap_is_kept():
+def test_a_waste_of_exactly_the_cap_is_kept_and_none_above():
     for short, long in itertools.combinations(range(1, 60), 2):
-        assert plan_buckets([short, long], max_waste=(long - short) / (2 * long)) == [long]
+        waste = (long - short) / (2 * long)
+        assert plan_buckets([short, long], max_waste=waste) == [long]
+        assert plan_buckets([short, long], max_waste=math.nextafter(waste, 0)) == [short, long]
 
 
 def test_the_originals_lengths_run_58_34_steps_on_average_where_its_own_buckets_run_59_81():
