@@ -664,6 +664,20 @@ def test_a_jacobian_that_was_mistaken_is_told_by_its_gradient():
     assert_as_the_loop(case, solved(case, jacobian="dense")[0])
 
 
+@pytest.mark.parametrize("jacobian", ["diagonal", "dense"])
+def test_gradients_are_finite_where_products_of_jacobians_overflow(jacobian):
+    w = torch.full((2,), 12.0, requires_grad=True)
+
+    def chaotic(x, s):
+        return torch.sin(w * s + x)
+
+    x, h = 1e-3 * torch.randn(1500, 2, 2), torch.rand(2, 2)
+    exact = reference(chaotic, x, h)
+    states, _ = solve_recurrence(chaotic, x, h, jacobian=jacobian, guess=exact.detach())
+    ours, loop = (torch.autograd.grad(s[:6].sum(), w)[0] for s in (states, exact))
+    torch.testing.assert_close(ours, loop, rtol=1e-4, atol=0)
+
+
 def test_infinite_gradients_pass():
     case = gru(5)
     states, _ = solved(case, jacobian="dense")

@@ -73,6 +73,8 @@ class LinearSolved(torch.autograd.Function):
         _check_unchanged(after.detach(), states, flow, tol)
         ctx.steps, ctx.tol, ctx.transposed = steps, tol, transposed
         solution = solve_linear(jacobian, right, transposed=transposed)
+        if not solution.isfinite().all():  # as gradients may be where products of J are not
+            solution = solve_linear(jacobian, right, transposed=transposed, one_by_one=True)
         ctx.save_for_backward(solution, *tensors)
         return solution
 

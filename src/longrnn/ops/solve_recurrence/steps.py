@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longrnn.ops.block_linear_recurrence.op import block_linear_recurrence
+from longrnn.ops.block_linear_recurrence.reference import block_linear_recurrence_reference
 from longrnn.ops.linear_recurrence.op import linear_recurrence
 from longrnn.ops.solve_recurrence.captured import Replaced, widened
 
@@ -160,11 +161,18 @@ def pull(after: Tensor, before: Tensor, cotangent: Tensor, *, create_graph: bool
     return found
 
 
-def solve_linear(jacobian: Tensor, right: Tensor, *, transposed: bool = False) -> Tensor:
-    r"""Solve $d_t = J_t d_{t-1} + r_t$, or $\lambda_t = J_{t+1}^T \lambda_{t+1} + r_t$."""
+def solve_linear(
+    jacobian: Tensor, right: Tensor, *, transposed: bool = False, one_by_one: bool = False
+) -> Tensor:
+    r"""Solve $d_t = J_t d_{t-1} + r_t$, or $\lambda_t = J_{t+1}^T \lambda_{t+1} + r_t$.
+
+    By products of J, which may overflow where the solution does not, or one step at a time.
+    """
     if transposed:
         nothing_after = torch.zeros_like(jacobian[:1])
         jacobian = torch.cat([jacobian[1:].transpose(-1, -2), nothing_after])
+    if one_by_one:
+        return block_linear_recurrence_reference(jacobian, right, reverse=transposed)
     if right.shape[-1] == 1:
         decays, impulses = jacobian[..., 0, 0], right[..., 0]
         return linear_recurrence(decays, impulses, reverse=transposed).unsqueeze(-1)
