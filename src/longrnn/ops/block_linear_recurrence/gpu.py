@@ -78,7 +78,7 @@ def backward(
         return grad_transitions, grad_impulses, grad_initial.zero_()
     plan, maps = _plan(grad, dim), transitions.mT  # conjugated where they are loaded
     with torch.cuda.device_of(grad):
-        starts = _starts(plan, maps, grad, None, dim, not reverse, adjoint=True)
+        starts = _starts(plan, maps, grad, None, not reverse, adjoint=True)
         _launch(
             _backward_kernel,
             plan,
@@ -91,7 +91,6 @@ def backward(
                 grad_impulses,
                 grad_initial,
             ),
-            dim,
             BACKWARDS=not reverse,
         )
     return grad_transitions, grad_impulses, grad_initial
@@ -118,9 +117,9 @@ def _forward(
     reverse: bool,
 ) -> None:
     plan = _plan(impulses, dim)
-    starts = _starts(plan, transitions, impulses, initial_state, dim, reverse, adjoint=False)
+    starts = _starts(plan, transitions, impulses, initial_state, reverse, adjoint=False)
     operands = transitions, impulses
-    _launch(_forward_kernel, plan, plan.chunks, operands, (starts, states), dim, BACKWARDS=reverse)
+    _launch(_forward_kernel, plan, plan.chunks, operands, (starts, states), BACKWARDS=reverse)
 
 
 def _starts(
@@ -128,7 +127,6 @@ def _starts(
     maps: Tensor,
     impulses: Tensor,
     initial_state: Tensor | None,
-    dim: int,
     backwards: bool,
     *,
     adjoint: bool,
@@ -146,7 +144,6 @@ def _starts(
         plan.chunks - 1,
         (maps, impulses),
         (products, partials),
-        dim,
         BACKWARDS=backwards,
         ADJOINT=adjoint,
     )
@@ -164,7 +161,6 @@ def _launch(
     chunks: int,
     operands: tuple[Tensor, ...],
     contiguous: tuple[Tensor | None, ...],
-    dim: int,
     **options: bool,
 ) -> None:
     """Run a kernel on matrices and rows of any strides, and on contiguous tensors."""
