@@ -186,6 +186,17 @@ def test_a_huge_state_excuses_no_other_number(cell, size, turns):
 
 
 @each_cell
+def test_roundings_of_a_huge_state_are_no_moves(cell, turns):
+    (gates, weight, state), _ = arguments(cell, 500, 1, 8, "time first")
+    gates[..., :8] += 4 if cell == "lstm" else -4  # a long memory
+    inputs = gates, weight * 1e-12, state * 1e12, cell
+    serial = diagonal_recurrence(*inputs, algorithm="serial")
+    parallel = diagonal_recurrence(*inputs, algorithm="parallel")
+    torch.testing.assert_close(parallel, serial, rtol=1e-12, atol=1e-12)
+    assert len(turns) < 15
+
+
+@each_cell
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 def test_gradients_are_finite_where_products_of_derivatives_are_not(cell, reverse):
     """States rest at 0, where the derivative of a step is 3; the first steps are looked at."""
