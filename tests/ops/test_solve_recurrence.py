@@ -590,6 +590,7 @@ def test_a_weight_whose_use_cannot_be_followed_is_told():
 
 
 X, S = torch.zeros(4, 2, 3), torch.zeros(2, 3)
+TABLE = torch.arange(300.0).view(100, 3)
 NAN = torch.full_like(X, math.nan)
 
 
@@ -634,11 +635,34 @@ def test_bad_arguments_are_named(args, options, message):
         (lambda x, s: s.double(), r"got \(2, 3\) torch.float64"),
         (lambda x, s: s + 1 - s.mean(0), "cell must treat rows independently"),
         (lambda x, s: s + torch.rand_like(s), "cell must treat rows independently .* chance"),
+        (lambda x, s: 0.5 * s + TABLE[: len(x)], "cell must treat rows independently"),
+        (lambda x, s: 0.5 * s + s.cumsum(0), "cell must treat rows independently"),
+        (lambda x, s: s.mul_(0.5) + x, "cell must treat rows independently"),
+        (lambda x, s: x.add_(1) + s, "cell must treat rows independently"),
     ],
 )
 def test_cells_that_do_not_fit_are_told(cell, message):
+    x, state = X.clone(), torch.tensor([[1.0, 2, 3], [3, 1, 2]])
     with pytest.raises(ValueError, match=message):
-        solve_recurrence(cell, X, torch.tensor([[1.0, 2, 3], [3, 1, 2]]))
+        solve_recurrence(cell, x, state)
+    assert (x == X).all()
+    assert state.tolist() == [[1, 2, 3], [3, 1, 2]]
+
+
+def test_dice_are_told_where_the_first_state_hides_them():
+    x, h = torch.randn(6, 2, 30), torch.zeros(2, 30)
+    with pytest.raises(ValueError, match=r"independently .* without chance"):
+        solve_recurrence(lambda x, s: torch.tanh(x + nn.functional.dropout(s)), x, h)
+
+
+def test_dice_that_are_thrown_late_are_told():
+    def cell(x, s):  # where x is large, which those of the first and the last step are not
+        return torch.tanh(x + s + (x > 3) * torch.rand_like(s))
+
+    x = torch.zeros(6, 2, 3)
+    x[2:5] = 4
+    with pytest.raises(ValueError, match=r"without chance, .* 100 iterations .* over 6 steps"):
+        solve_recurrence(cell, x, torch.zeros(2, 3), tol=1e-12)
 
 
 @pytest.mark.parametrize("on_failure", ["raise", "sequential"])

@@ -33,8 +33,9 @@ def look_at(cell: Cell, inputs: Any, state: Any) -> tuple[list[Tensor], bool]:
         ValueError: If what it returns does not fit the state, or depends on the company of a row.
     """
     xs, before = members(inputs), members(state)
-    given = [x[0].detach().requires_grad_(x.requires_grad) for x in xs]
-    given += [s.detach().requires_grad_(s.requires_grad) for s in before]
+    # Copies, so that a cell that writes into its arguments leaves the caller's alone.
+    given = [x[0].detach().clone().requires_grad_(x.requires_grad) for x in xs]
+    given += [s.detach().clone().requires_grad_(s.requires_grad) for s in before]
 
     def call(*tensors: Tensor) -> Any:
         return cell(like(inputs, tensors[: len(xs)]), like(state, tensors[len(xs) :]))
@@ -56,15 +57,27 @@ def look_at(cell: Cell, inputs: Any, state: Any) -> tuple[list[Tensor], bool]:
 
 
 def _check_rows(steps: Steps, alone: Sequence[Tensor]) -> None:
-    """Raise unless the first step comes out the same beside other rows."""
+    """Raise unless rows come out the same beside others, in another place and once more.
+
+    They are the first step, and one from the state after it: dice that are thrown for numbers of a
+    state do not show where these are 0.
+    """
     xs, before = members(steps.inputs_form), members(steps.state_form)
+    first = [*(x[0] for x in xs), *before]
+    other = [*(x[-1] for x in xs), *alone]
+
+    def call(above: Sequence[Tensor], below: Sequence[Tensor]) -> list[Tensor]:
+        rows = [torch.cat(pair) for pair in zip(above, below, strict=True)]
+        inputs, states = rows[: len(xs)], rows[len(xs) :]
+        after = steps.call(like(steps.inputs_form, inputs), like(steps.state_form, states))
+        return members(after)
+
     with torch.no_grad():
-        rows = [torch.cat([x[0], x[-1]]) for x in xs]
-        states = [torch.cat([s, s + 1]) for s in before]
-        after = steps.call(like(steps.inputs_form, rows), like(steps.state_form, states))
-    for s, t in zip(alone, members(after), strict=True):
-        off = (t[: len(s)] - s).abs().max()
-        if off > torch.finfo(s.dtype).eps ** 0.5 * s.abs().max():
+        after, swapped = call(first, other), call(other, first)
+    for s, t, u in zip(alone, after, swapped, strict=True):
+        (t_first, t_other), (u_other, u_first) = t.chunk(2), u.chunk(2)
+        off = torch.stack([t_first - s, u_first - s, u_other - t_other]).abs().max()
+        if off > torch.finfo(s.dtype).eps ** 0.5 * torch.cat([s, t_other]).abs().max():
             raise ValueError(
                 "cell must treat rows independently of one another and without chance, got "
                 f"results {off:.1e} apart for the same rows in other company"

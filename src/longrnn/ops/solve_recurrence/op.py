@@ -210,6 +210,12 @@ def _solve(
     else:
         first = steps.pack([g.to(initial) for g in guess])
     solution = newton(steps, piece, initial, first, tol, options.max_iterations, options.trust)
+    late = solution.iterations > 2 * len(first)  # to set each step once, and to find it right
+    if (late & solution.residuals.isfinite().all(0)).any():
+        raise ValueError(
+            "cell must return the same for the same rows, without chance, got results that "
+            f"{int(solution.iterations.max())} iterations did not settle over {len(first)} steps"
+        )
     sequential = bool((solution.right < len(first)).any())
     residuals = solution.residuals.amax(0)
     if sequential:
