@@ -116,14 +116,14 @@ class Steps:
         """
         exact = self.exact if exact is None else exact
         jacobian, flow = before.new_empty(*before.shape, self.n), torch.empty_like(before)
-        sizes = before.detach().abs()
+        states = before.detach()
         cotangent = torch.zeros_like(before, requires_grad=False)
         for i in range(self.n):
             for block in [slice(None)] if exact else range(self.blocks):
                 cotangent[..., block, i] = 1
                 row = pull(after, before, cotangent)
                 jacobian[..., block, i, :] = row[..., block, :]
-                flow[..., block, i] = (row.abs() * sizes).sum(-1 if exact else (-2, -1))
+                flow[..., block, i] = (row * states).abs_().sum(-1 if exact else (-2, -1))
                 cotangent[..., block, i] = 0
         return jacobian, flow
 
