@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import DataLoaderShard
 
 from longrnn.nn import create_model
 from longrnn.tasks import Sequences
@@ -39,7 +40,16 @@ def test_each_epoch_sees_every_digit_once_in_a_new_order(tiny, monkeypatch):
     assert sorted(first) == sorted(second)
 
 
-def test_each_epoch_draws_new_sequences(tiny, monkeypatch):
+def tell_the_order_alone(loader, epoch):
+    """`DataLoaderShard.set_epoch` as it is in accelerate 1.0, where a sampler has one."""
+    loader.iteration = epoch
+    getattr(loader.batch_sampler.sampler, "set_epoch", loader.dataset.set_epoch)(epoch)
+
+
+@pytest.mark.parametrize("accelerate", ["as installed", "1.0"])
+def test_each_epoch_draws_new_sequences(tiny, monkeypatch, accelerate):
+    if accelerate == "1.0":
+        monkeypatch.setattr(DataLoaderShard, "set_epoch", tell_the_order_alone)
     seen = []
     spy(monkeypatch, lambda _, input: seen.extend(input.sum((1, 2)).tolist()))
     tiny(epochs=2, task_options={"length": 3})

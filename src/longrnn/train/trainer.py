@@ -87,6 +87,8 @@ class Trainer:
 
     def train_epoch(self, stop: StopSignal, metrics: Metrics, bar: Bar, save: Save) -> None:
         """Train from where the epoch stands to its end, or until the run ends or is stopped."""
+        # Not every version of accelerate tells the data as well as the order.
+        getattr(self.task.train_set, "set_epoch", lambda _: None)(self.epoch)
         self.train_loader.set_epoch(self.epoch)
         self.order.load_state_dict(self.order.state_dict(self.batch))  # what is left of it
         started = time.perf_counter()
