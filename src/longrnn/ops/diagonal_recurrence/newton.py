@@ -18,10 +18,12 @@ from torch import Tensor
 
 from longrnn import _checks
 from longrnn.ops.block_linear_recurrence.op import block_linear_recurrence
+from longrnn.ops.block_linear_recurrence.reference import block_linear_recurrence_reference
 from longrnn.ops.diagonal_recurrence.cells import CELLS, GATES, Parts
 from longrnn.ops.diagonal_recurrence.plain import pad
 from longrnn.ops.linear_recurrence.op import linear_recurrence
 from longrnn.ops.linear_recurrence.plain import final, previous
+from longrnn.ops.linear_recurrence.reference import linear_recurrence_reference
 
 # Roundings of a number: guesses of which each moves by less are the solution, and so are those that
 # move by less than the second and no longer approach.
@@ -116,7 +118,7 @@ def backward(
     impulses = [sum(a * g for a, g in zip(row, incoming, strict=True)) for row in transposed]
     r = _solve(transposed, impulses, ends.unbind(), dim, not reverse)
     if not math.isfinite(sum(s.sum().item() for s in r)):  # though gradients may be
-        r = _one_by_one(transposed, impulses, ends.unbind(), dim, not reverse)
+        r = _solve(transposed, impulses, ends.unbind(), dim, not reverse, one_by_one=True)
     after = [
         g + previous(s, end, None, dim, not reverse)
         for g, s, end in zip(incoming, r, ends.unbind(), strict=True)
@@ -168,30 +170,16 @@ def _solve(
     initial: Parts | None,
     dim: int,
     reverse: bool,
+    one_by_one: bool = False,
 ) -> Parts:
-    """The states s_t = A_t s_{t-1} + b_t."""
+    """The states s_t = A_t s_{t-1} + b_t; by products of A, unless one by one."""
+    elementwise = linear_recurrence_reference if one_by_one else linear_recurrence
+    in_blocks = block_linear_recurrence_reference if one_by_one else block_linear_recurrence
     if len(impulses) == 1:
         (((a,),), (b,)) = transitions, impulses
         h = None if initial is None else initial[0]
-        return [linear_recurrence(a, b, h, dim=dim, reverse=reverse)]
+        return [elementwise(a, b, h, dim=dim, reverse=reverse)]
     blocks = torch.stack([torch.stack(list(row), -1) for row in transitions], -2)
     start = None if initial is None else torch.stack(list(initial), -1)
     b = torch.stack(list(impulses), -1)
-    return block_linear_recurrence(blocks, b, start, dim=dim, reverse=reverse).unbind(-1)
-
-
-def _one_by_one(
-    transitions: Sequence[Sequence[Tensor]], impulses: Parts, state: Parts, dim: int, reverse: bool
-) -> Parts:
-    """What `_solve` finds by products of transitions, where those overflow and states do not."""
-    states = []
-    span = range(impulses[0].shape[dim])
-    for t in reversed(span) if reverse else span:
-        state = [
-            b.select(dim, t) + sum(a.select(dim, t) * s for a, s in zip(row, state, strict=True))
-            for row, b in zip(transitions, impulses, strict=True)
-        ]
-        states.append(state)
-    if reverse:
-        states.reverse()
-    return [torch.stack(part, dim) for part in zip(*states, strict=True)]
+    return in_blocks(blocks, b, start, dim=dim, reverse=reverse).unbind(-1)
